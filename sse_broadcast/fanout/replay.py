@@ -1,6 +1,7 @@
 """Replay: read the history from a subscriber's cursor to the newest position."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 
@@ -154,7 +155,7 @@ class Replay:
             page: ReplayPage | Far[ReplayPage] = end.value
             if isinstance(page, ReplayPage):
                 return page
-            self._fetch(self._fetch_page(page))
+            self._fetch(functools.partial(self._fetch_page, page))
         return None
 
     # What is not in memory.
@@ -166,15 +167,15 @@ class Replay:
             page, self._fetched = self._fetched, None
             return page
         if self._start is not None:
-            self._fetch(self._fetch_start(self._start))
+            self._fetch(functools.partial(self._fetch_start, self._start))
         return None
 
-    def _fetch(self, fetch: Awaitable[None]) -> None:
+    def _fetch(self, fetch: Callable[[], Awaitable[None]]) -> None:
         self.fetching = asyncio.create_task(self._wait_for(fetch))
 
-    async def _wait_for(self, fetch: Awaitable[None]) -> None:
+    async def _wait_for(self, fetch: Callable[[], Awaitable[None]]) -> None:
         try:
-            await fetch
+            await fetch()
         except Exception as error:  # noqa: BLE001 - it belongs to who takes the next page
             self._error = error
         finally:

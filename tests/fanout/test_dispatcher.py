@@ -33,7 +33,8 @@ from tests.support.dispatching import (
     runs,
     settled,
 )
-from tests.support.memory_sinks import EPOCH, MemorySink, block, connect
+from tests.support.internals import backend_of
+from tests.support.memory_sinks import EPOCH, Away, MemorySink, block, connect
 from tests.support.memory_sinks import make_broadcaster as make
 from tests.support.sockets import until
 
@@ -803,3 +804,56 @@ async def test_the_newest_of_each_channel_are_no_page_of_the_history() -> None:
     _, earliest = connect(broadcaster, "a", "b", "c", since="earliest")
     await settled()
     assert earliest.written == [block(1, "x") + block(2, "x") + block(4, "x"), block(5, "x" * WRITE_LIMIT)]
+
+
+# What has to be asked of a store.
+
+
+async def test_who_waits_for_the_store_is_not_looked_at_again_and_again() -> None:
+    """No slice runs for it until its page has come; then it gets that, and what came meanwhile, in order."""
+    broadcaster = make()
+    await publish(broadcaster, "a", "b")
+    store = Away(backend_of(broadcaster))
+    _, sink = connect(broadcaster, since="earliest")
+    await settled()
+    slices = broadcaster.metrics.slices
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert (broadcaster.metrics.slices, store.asked, sink.data) == (slices, 1, b"")
+    await publish(broadcaster, "c")
+    store.gate.set()
+    await settled()
+    await settled()
+    assert sink.data == blocks("a", "b", "c")
+    await deliver(broadcaster, "d")
+    assert sink.data == blocks("a", "b", "c", "d")
+
+
+async def test_who_waits_for_the_store_is_sent_heartbeats() -> None:
+    """Its connection would else look dead; the page comes behind."""
+    broadcaster = make()
+    await publish(broadcaster, "a")
+    store = Away(backend_of(broadcaster))
+    outbox, sink = connect(broadcaster, since="earliest")
+    await settled()
+    await beat(outbox)
+    assert sink.data == b": \n"
+    store.gate.set()
+    await settled()
+    await settled()
+    assert sink.data == b": \n" + blocks("a")
+
+
+async def test_who_waits_for_the_store_can_be_ended() -> None:
+    """It is told why, with the cursor that it had, and no task is left."""
+    broadcaster = make()
+    await publish(broadcaster, "a")
+    Away(backend_of(broadcaster))
+    outbox, sink = connect(broadcaster, since="earliest")
+    await settled()
+    broadcaster.end(outbox, CloseReason.LIFETIME)
+    await settled()
+    require_closed(sink.data, "lifetime", 0)
+    broadcaster.disconnect(outbox)
+    await settled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}

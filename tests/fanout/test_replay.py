@@ -1,11 +1,12 @@
 """A reader's way through the history."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from sse_broadcast.backends.base import StartPoint
+from sse_broadcast.backends.base import Far, Gap, ReplayPage, ResetReason, StartPoint
 from sse_broadcast.backends.memory.backend import MemoryBackend
 from sse_broadcast.channels import Selector
 from sse_broadcast.cursor import parse_since
@@ -14,9 +15,9 @@ from sse_broadcast.event import Event
 from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication
-from sse_broadcast.work_queue import run_to_completion
+from sse_broadcast.work_queue import SlicedWork, run_to_completion
 from tests.support.internals import set_clock
-from tests.support.memory_sinks import make_memory
+from tests.support.memory_sinks import Away, make_memory
 
 ALL = 1 << 30
 
@@ -251,3 +252,87 @@ async def test_what_is_given_first_is_left_too() -> None:
     assert begun.oldest is not None
     begun.take(ALL)
     assert known(begun) == (0, None)
+
+
+# What has to be asked of a store.
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_page_that_has_to_be_fetched_is_waited_for() -> None:
+    """It is asked for once, however often it is looked for, and who takes it is told when it has come."""
+    reading = await held(3)
+    store, ready = Away(reading.backend), list[str]()
+    catching_up = reading.begin(0)
+    catching_up.on_ready = lambda: ready.append("ready")
+    for _ in range(5):
+        assert list(catching_up.take(ALL)) == []
+        await asyncio.sleep(0)
+    assert (store.asked, catching_up.fetching is not None, catching_up.done, ready) == (1, True, False, [])
+    store.gate.set()
+    await turns()
+    assert (catching_up.fetching, ready) == (None, ["ready"])
+    assert shown(catching_up.take(ALL)) == [1, 2, 3]
+    assert (catching_up.done, store.asked) == (True, 1)
+
+
+async def test_who_leaves_waits_for_nothing() -> None:
+    """What was on its way is cancelled, and nobody is told."""
+    reading = await held(3)
+    Away(reading.backend)
+    catching_up, ready = reading.begin(0), list[str]()
+    catching_up.on_ready = lambda: ready.append("ready")
+    catching_up.take(ALL)
+    task = catching_up.fetching
+    assert task is not None
+    catching_up.cancel()
+    await turns()
+    assert (task.cancelled(), ready) == (True, [])
+
+
+async def test_what_a_fetch_raises_is_raised_to_who_takes() -> None:
+    """There it ends the stream, as any page does that cannot be read."""
+    reading = await held(3)
+    store = Away(reading.backend)
+    store.error = OSError("away")
+    store.gate.set()
+    catching_up = reading.begin(0)
+    catching_up.take(ALL)
+    await turns()
+    with pytest.raises(OSError, match="away"):
+        catching_up.take(ALL)
+
+
+async def test_a_start_may_have_to_be_fetched() -> None:
+    """Its subscriber is in the hub before it is known where it begins: nothing is missed meanwhile."""
+    reading = await held(3)
+    gate = asyncio.Event()
+
+    async def fetch() -> StartPoint:
+        await gate.wait()
+        return StartPoint(1)
+
+    catching_up = Replay(reading.backend, Selector.parse("a"), Far(fetch), reading.metrics)
+    assert (catching_up.done, catching_up.behind) == (False, 0)
+    assert list(catching_up.take(ALL)) == []
+    await reading.publish()
+    gate.set()
+    await turns()
+    assert all_of(catching_up) == [2, 3, 4]
+
+
+async def test_a_loss_of_the_backends_is_told_as_one() -> None:
+    """A gap has its reason."""
+    reading = await held(3)
+
+    def replay(*_: object, **__: object) -> SlicedWork[ReplayPage]:
+        yield from ()
+        return ReplayPage((), 3, Gap(("a",), 3, ResetReason.BACKEND))
+
+    reading.backend.replay = replay  # type: ignore[method-assign]
+    (reset,) = all_of(reading.begin(0))
+    assert reset == '{"reason": "backend", "channels": ["a"], "missed": null}'
+    assert reading.metrics.resets_by == {"backend": 1}

@@ -1,11 +1,14 @@
 """In-memory sinks and consumers, and builders for publications, options and broadcasters."""
 
+import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Self
 
+from sse_broadcast.backends.base import Far, ReplayPage
 from sse_broadcast.backends.memory.backend import MemoryBackend, open_memory
 from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.cursor import parse_since
@@ -16,6 +19,7 @@ from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.metrics import Metrics, SubscriberKind
 from sse_broadcast.publication import Draft, Publication, place
+from sse_broadcast.work_queue import SlicedWork, run_to_completion
 from tests.support.internals import backend_of, set_clock
 
 EPOCH = "0123abcd"
@@ -186,3 +190,27 @@ def connect(
 def block(position: int, data: object) -> bytes:
     """Return the text frame of what was published at a position of the one epoch."""
     return f"data: {data}\nid: {EPOCH}-{position}\n\n".encode()
+
+
+class Away:
+    """Makes a memory answer as one does that has to ask a store: each page comes when the gate is open."""
+
+    def __init__(self, memory: MemoryBackend) -> None:
+        self.gate = asyncio.Event()
+        self.asked = 0
+        self.error: Exception | None = None
+        self._replay = memory.replay
+        memory.replay = self.replay  # type: ignore[method-assign, assignment]
+
+    def replay(self, selector: Selector, **words: int) -> SlicedWork[ReplayPage | Far[ReplayPage]]:
+        """Return an answer that has to be waited for."""
+        yield from ()
+        self.asked += 1
+
+        async def fetch() -> ReplayPage:
+            await self.gate.wait()
+            if self.error is not None:
+                raise self.error
+            return run_to_completion(self._replay(selector, **words))
+
+        return Far(fetch)

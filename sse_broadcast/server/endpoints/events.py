@@ -12,7 +12,7 @@ from multidict import MultiMapping
 
 from sse_broadcast.auth.principal import Action
 from sse_broadcast.channels import MAX_NAME_LENGTH
-from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
+from sse_broadcast.errors import BackendUnavailableError, ClosedError, FullError, SinkClosedError
 from sse_broadcast.server.access.authorization import (
     IN_QUERY,
     PRINCIPAL,
@@ -130,7 +130,7 @@ class Events:
         except Problem as problem:
             self._refuse(request, problem, parameters)
             raise
-        except FullError as error:
+        except (BackendUnavailableError, FullError) as error:
             raise self._refuse(request, problem_of(error), parameters) from None
         except (ConnectionError, SinkClosedError):
             # The client has disconnected: nobody can be answered, and nothing failed.
