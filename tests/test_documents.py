@@ -85,7 +85,7 @@ def test_the_library_page_names_every_public_name() -> None:
 HELD = re.compile(r"^- `(tests/[\w/]+\.py)::(?:\w+::)?(test_\w+)`$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["guarantees.md", "SECURITY.md", "operations.md"])
+@pytest.mark.parametrize("name", ["guarantees.md", "SECURITY.md", "operations.md", "backends.md"])
 def test_what_is_said_to_be_held_is_held_by_tests_that_there_are(name: str) -> None:
     page = (ROOT / "docs" / name).read_text()
     held = HELD.findall(page)

@@ -35,7 +35,8 @@ NAME = re.compile(r"\b(?:sse_broadcast|process|python)_\w+")
 
 async def families() -> list[Metric]:
     """Return all that is exposed."""
-    exposition = Exposition(Broadcaster(Config(metrics_channels=("news",))))
+    config = Config(metrics_channels=("news",), backend="sqlite:///nowhere/history.db")
+    exposition = Exposition(Broadcaster(config))
     exposition.connection_counts = ConnectionCounts(Metrics())
     return list((await exposition.scrape()).collect())
 

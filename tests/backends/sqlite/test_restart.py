@@ -272,3 +272,26 @@ async def test_every_text_comes_back_as_it_was(reopen: Reopen) -> None:
     assert {(one.event.type, one.event.key, one.event.retry) for one in page.publications} == {
         ("té", "k", 700)
     }
+
+
+async def test_a_copy_that_is_made_while_it_is_written_is_whole(reopen: Reopen, tmp_path: Path) -> None:
+    """By `VACUUM INTO` of another connection: the events up to some moment, and publishing goes on."""
+    case = await reopen()
+    await case.backend.publish([draft("a", "x" * 1000) for _ in range(500)])
+
+    def copy() -> None:
+        db = sqlite3.connect(tmp_path / "history.db")
+        db.execute("VACUUM INTO ?", (str(tmp_path / "copy.db"),))
+        db.close()
+
+    copying = asyncio.create_task(asyncio.to_thread(copy))
+    published = 500
+    while not copying.done():
+        await case.publish("a", str(published))
+        published += 1
+    await copying
+    db = sqlite3.connect(tmp_path / "copy.db")
+    assert db.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    count, newest = db.execute("SELECT count(*), max(position) FROM event").fetchone()
+    assert 500 <= count == newest <= published
+    db.close()
