@@ -21,8 +21,8 @@ class Replay:
     position. Its consumer then goes live before anything else can be published. So no event is missed and
     none comes twice.
 
-    What memory does not have is fetched from the store. Meanwhile the replay is `fetching`, and `take` returns
-    nothing. `on_ready` is called when the page has come: until then no caller need ask again.
+    Pages that memory does not have are fetched from the store. Meanwhile the replay is `fetching`, and `take`
+    returns nothing. `on_ready` is called when the page has come: until then no caller need ask again.
     """
 
     __slots__ = (
