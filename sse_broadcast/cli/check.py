@@ -63,16 +63,16 @@ def _backend(config: Config) -> str:
     """Try the file that keeps the history, unless a server has it. Raises `StoreError`."""
     if config.store_path is None:
         return "good, memory, no server to reach"
-    from sse_broadcast.backends.sqlite.file import StoreFile  # noqa: PLC0415 - Python may have no SQLite
+    from sse_broadcast.backends.sqlite import maintenance  # noqa: PLC0415 - Python may have no SQLite
+    from sse_broadcast.backends.sqlite.file import StoreFile  # noqa: PLC0415
 
     file = StoreFile(Path(config.store_path), config.durability)
     if file.is_in_use:
         return f"not tried, since a server has it: {config.store_path}"
+    file.require_writable()
     if not file.path.exists():
-        file.require_creatable()
         return f"good, {config.store_path}, which will be made"
-    file.open().close()
-    file.release()
+    maintenance.check(file.path)
     return f"good, {config.store_path}"
 
 

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from sse_broadcast.backends.sqlite import maintenance
 from sse_broadcast.backends.sqlite.store import SqliteStore
 from sse_broadcast.backends.tiered import TieredBackend
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import BackendUnavailableError, EventError, UncertainPublishError
+from sse_broadcast.server.app import create_app
 from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import BROADCASTER
 from tests.conftest import LiveServer, Serve
 from tests.support.internals import instrumented_backend_of
 
@@ -146,3 +150,18 @@ async def test_memory_has_no_metrics_of_a_file(serve: Serve) -> None:
     """Nor a file."""
     client = await (await serve()).connect()
     assert b"sse_broadcast_store_" not in (await client.ask("GET", "/metrics"))[1]
+
+
+async def test_an_application_opens_and_closes_its_file(tmp_path: Path) -> None:
+    """Also where another runner serves it: what was published is there the next time."""
+    path = tmp_path / "a.db"
+    ids = []
+    for number in range(2):
+        app = create_app(Config(backend=f"sqlite://{path}"))
+        runner = web.AppRunner(app)
+        await runner.setup()
+        broadcaster = app[BROADCASTER]
+        assert broadcaster.channel("default").events == number
+        ids.append((await broadcaster.broadcast("x")).id)
+        await runner.cleanup()
+    assert maintenance.check(path).events == 2

@@ -68,10 +68,11 @@ class StoreFile:
                 return True
         return False
 
-    def require_creatable(self) -> None:
-        """Raise `StoreError` if the file, which is not there, could not be made."""
+    def require_writable(self) -> None:
+        """Raise `StoreError` if the file can neither be written nor made. Changes nothing."""
         _require_folder(self.path)
-        if not os.access(self.path.parent, os.W_OK | os.X_OK):
+        may = os.access(self.path.parent, os.W_OK | os.X_OK)
+        if not may or (self.path.exists() and not os.access(self.path, os.W_OK)):
             raise _unwritable(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
     def open(self, *, check: bool = True) -> sqlite3.Connection:
@@ -204,13 +205,18 @@ class StoreFile:
         if int.from_bytes(head[68:72], "big") != APPLICATION_ID:
             raise StoreError(f"{self.path}: is another program's SQLite file; name another file")
 
-    def _require_format(self, db: sqlite3.Connection, *, check: bool) -> None:
+    def require_known_format(self, db: sqlite3.Connection) -> int:
+        """Return the format of an open file. Raises `StoreError` if it is newer than ours."""
         (found,) = db.execute("PRAGMA user_version").fetchone()
         if found > FORMAT:
             raise StoreError(
                 f"{self.path}: has format {found}, of a newer version; this one writes format {FORMAT}:"
                 " run the newer version, or restore a backup from before it"
             )
+        return int(found)
+
+    def _require_format(self, db: sqlite3.Connection, *, check: bool) -> None:
+        found = self.require_known_format(db)
         if check and _size(self.path) <= MAX_CHECKED and (fault := damage(db)) is not None:
             raise StoreError(f"{self.path}: is damaged ({fault}); {CURE}")
         if found < FORMAT:

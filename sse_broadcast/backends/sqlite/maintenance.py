@@ -55,6 +55,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     file.require_ours()
     try:
         with contextlib.closing(file.open_reader()) as db:
+            file.require_known_format(db)
             yield db
     except sqlite3.Error as error:
         raise store_error(path, error) from None
