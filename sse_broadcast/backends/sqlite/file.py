@@ -55,8 +55,12 @@ class StoreFile:
     @property
     def bytes(self) -> int:
         """The bytes on disk, with SQLite's log of changes."""
-        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
-        return sum(_size(each) for each in files)
+        return _size(self.path) + self.log_bytes
+
+    @property
+    def log_bytes(self) -> int:
+        """The bytes of SQLite's log of changes."""
+        return _size(self.path.with_name(f"{self.path.name}-wal"))
 
     @property
     def is_in_use(self) -> bool:

@@ -40,7 +40,10 @@ FREE_SHARE = 10
 """The part of the file, as a divisor, that may be free pages."""
 
 IDLE_SECONDS = 0.5
-"""Seconds without a commit after which free pages are given back, and the log of changes is emptied."""
+"""Seconds without a commit after which free pages are given back, and a large log of changes is emptied."""
+
+LARGE_LOG = 1 << 20
+"""Bytes of the log of changes beyond which it is emptied when nothing is published."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -292,7 +295,8 @@ class Writer:
                 self._db.execute("COMMIT")
                 self._answers.clear()
             self._tidy = self._vacuum(1 << 30)
-            if not self._tidy:
+            # Not each time: whoever publishes once a second would have the disk waited for twice as often.
+            if not self._tidy and self._file.log_bytes > LARGE_LOG:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             logger.warning("%(reason)s", {"reason": _reason(self._file.path, error)})
