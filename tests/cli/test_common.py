@@ -40,7 +40,17 @@ TOKEN = "a-token-of-somebody"
 
 def test_the_commands_are_these() -> None:
     """A new command needs its tests, and its place in docs/command-line.md."""
-    assert COMMANDS == ["disconnect", "health", "publish", "reload", "serve", "status", "subscribe", "token"]
+    assert COMMANDS == [
+        "disconnect",
+        "health",
+        "publish",
+        "reload",
+        "serve",
+        "status",
+        "store",
+        "subscribe",
+        "token",
+    ]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -290,7 +300,12 @@ async def test_a_server_of_another_protocol_is_one_line(programs: Programs, use:
     assert ended == Ended(1, err=f"sse-broadcast: cannot reach {url}: it does not speak HTTP\n".encode())
 
 
-ARGUMENTS = {"disconnect": " ID", "publish": " [MESSAGE]", "token": " COMMAND [ARGS]..."}
+ARGUMENTS = {
+    "disconnect": " ID",
+    "publish": " [MESSAGE]",
+    "store": " COMMAND [ARGS]...",
+    "token": " COMMAND [ARGS]...",
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -25,7 +25,16 @@ GROUPS: Mapping[str, Sequence[str]] = {
         *("publish_rate", "publish_burst", "subscribed_channels", "head_timeout", "body_timeout"),
     ),
     "History": (
-        *("history_size", "history_age", "history_bytes", "history_total", "history_channels"),
+        *(
+            "backend",
+            "durability",
+            "history_memory",
+            "history_size",
+            "history_age",
+            "history_bytes",
+            "history_total",
+            "history_channels",
+        ),
         "idempotency_window",
     ),
     "Streams": ("heartbeat", "retry", "lifetime"),
