@@ -97,7 +97,9 @@ def test_what_is_no_sqlite_file_is_refused(path: Path) -> None:
 
 def test_another_programs_file_is_refused(path: Path) -> None:
     """Its tables are not ours to add to."""
-    sqlite3.connect(path).executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
+    db = sqlite3.connect(path)
+    db.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
+    db.close()
     assert refusal(path) == f"{path}: is another program's SQLite file; name another file"
 
 

@@ -156,7 +156,9 @@ async def test_an_older_copy_that_was_restored_is_told(reopen: Reopen, tmp_path:
     case = await reopen()
     first = await case.publish()
     path = tmp_path / "history.db"
-    sqlite3.connect(path).execute("VACUUM INTO ?", (str(tmp_path / "copy.db"),))
+    db = sqlite3.connect(path)
+    db.execute("VACUUM INTO ?", (str(tmp_path / "copy.db"),))
+    db.close()
     seen = await case.publish()
     await case.backend.aclose()
     case = await reopen(close=False)

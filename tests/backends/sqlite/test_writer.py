@@ -215,12 +215,14 @@ async def test_a_file_that_is_damaged_while_it_runs_is_told(scene: Scene) -> Non
 
 def corrupt() -> sqlite3.DatabaseError:
     """Return the error that SQLite raises for a file that is damaged."""
+    db = sqlite3.connect(":memory:")
     try:
-        db = sqlite3.connect(":memory:")
         db.deserialize(b"SQLite format 3\0" + bytes(84) + os.urandom(4096 * 2 - 100))
         db.execute("SELECT * FROM sqlite_schema")
     except sqlite3.DatabaseError as error:
         return error
+    finally:
+        db.close()
     raise AssertionError
 
 
