@@ -1,6 +1,10 @@
 """docs/backends.md: what it shows can be run."""
 
+import asyncio
+import contextlib
+import signal
 import sqlite3
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from tests.support import process
 from tests.support.pages import page
 from tests.support.process import Programs
+from tests.support.sockets import PATIENCE, RawClient
 
 BLOCKS = page("docs/backends.md").blocks
 
@@ -56,3 +61,41 @@ async def test_a_backup_is_made(programs: Programs, tmp_path: Path) -> None:
     db.close()
     assert (await serving.stop()).code == 0
     assert (await programs.run("store", "check", str(tmp_path / "backup" / "history.db"))).code == 0
+
+
+LITESTREAM = Path(sysconfig.get_path("scripts")) / "litestream"
+
+
+async def test_litestream_copies_the_file_and_restores_it(programs: Programs, tmp_path: Path) -> None:
+    """The server is killed, and another one serves what was restored."""
+    file, copy, config = tmp_path / "history.db", tmp_path / "history", tmp_path / "litestream.yml"
+    config.write_text(
+        BLOCKS["litestream"].code.replace(FOLDER, str(tmp_path)).replace("/backup", str(tmp_path))
+    )
+    serving = await programs.serve("--backend", f"sqlite://{file}", "--log-level", "warning")
+    publisher = await RawClient.open(serving.port)
+    for number in range(20):
+        assert (await publisher.ask("POST", "/send", body=b"%d" % number))[0] == 200
+    publisher.close()
+    await run_litestream("replicate", "-config", str(config), "-once")
+    serving.process.send_signal(signal.SIGKILL)
+    await serving.process.ended()
+    assert copy.is_dir()
+    restored = tmp_path / "restored.db"
+    await run_litestream("restore", "-config", str(config), "-o", str(restored), str(file))
+    exported = await programs.run("store", "export", str(restored))
+    assert [line.partition(b'"data":"')[2].partition(b'"')[0] for line in exported.out.splitlines()] == [
+        b"%d" % number for number in range(20)
+    ]
+
+
+async def run_litestream(*arguments: str) -> None:
+    """Run Litestream to its end, and fail if it does."""
+    running = await asyncio.create_subprocess_exec(LITESTREAM, *arguments)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            assert await running.wait() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            running.kill()
+        await running.wait()

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+from typing_extensions import override
 
 from sse_broadcast.cli.common import fail
+from sse_broadcast.config.values import SQLITE_PREFIX
 from sse_broadcast.errors import StoreError
 from sse_broadcast.quantity import Quantity
 
@@ -22,7 +24,19 @@ check and export may be used while a server has the file; compact and import may
 
 Exit codes: 0 done; 2 bad usage; 6 it cannot be printed; 7 the file cannot be used, or a line is no event."""
 
-FILE = click.argument("file", type=click.Path(path_type=Path))
+
+class StoreFile(click.Path):
+    """The path of a file, alone or as the setting `backend` has it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(str(value).removeprefix(SQLITE_PREFIX), param, ctx)
+
+
+FILE = click.argument("file", type=StoreFile())
 
 
 @click.group(epilog=EPILOG)

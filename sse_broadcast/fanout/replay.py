@@ -158,7 +158,7 @@ class Replay:
             self._fetch(functools.partial(self._fetch_page, page))
         return None
 
-    # What is not in memory.
+    # The store's part.
 
     def _take_fetched(self) -> ReplayPage | None:
         if self._error is not None:

@@ -32,6 +32,12 @@ async def test_a_file_goes_out_and_in_again(programs: Programs, tmp_path: Path) 
     assert re.fullmatch(rf"{second}: [\d,]+ bytes before, [\d,]+ after\n".encode(), compacted.out), compacted
 
 
+async def test_a_file_may_be_named_as_the_setting_names_it(programs: Programs, tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    ended = await programs.run("store", "import", f"sqlite://{path}", stdin=LINES)
+    assert ended == Ended(0, f"{path}: 5 events imported\n".encode())
+
+
 @pytest.mark.parametrize("command", ["check", "compact", "export"])
 async def test_a_file_that_is_not_there_is_one_line(programs: Programs, tmp_path: Path, command: str) -> None:
     """With the exit code of its own."""

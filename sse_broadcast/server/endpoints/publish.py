@@ -158,12 +158,9 @@ class Publishing:
         # One batch per iteration of the event loop: a batch takes milliseconds, and subscribers must get its
         # events before the batches of other publishers are parsed. An operator waits for none of them.
         await self._batch_lock.acquire(caller_of(request))
-        try:
-            receipt = await self._publish(request, services, prepare(data))
-            await asyncio.sleep(0)
-        finally:
-            self._batch_lock.release()
-        return _answer_batch(receipt)
+        # In the next iteration, and not behind the commit: a store commits several batches together.
+        asyncio.get_running_loop().call_soon(self._batch_lock.release)
+        return _answer_batch(await self._publish(request, services, prepare(data)))
 
     async def _publish(self, request: web.Request, services: Services, prepared: Prepared) -> Receipt:
         """Publish prepared events, if the credential and the rate limit allow it. Raises `Problem`."""
