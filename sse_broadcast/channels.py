@@ -95,6 +95,12 @@ class Selector:
             return channels[0] if channels[0] in self.names else None
         return next(filter(self.matches, channels), None)
 
+    def matches_in(self, channels: Sequence[str]) -> str | None:
+        """Return all of a publisher's channels that were asked for, in its order, with commas between."""
+        if len(channels) == 1 and not self.patterns:
+            return channels[0] if channels[0] in self.names else None
+        return ",".join(filter(self.matches, channels)) or None
+
     def _matched(self, channel: str) -> bool:
         matches = self._matches
         if matches is None:

@@ -34,7 +34,10 @@ class Format(Protocol):
     """Bytes that keep a stream alive without being an event."""
 
     def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
-        """Return the text of an event. `channel` is None for the server's own events."""
+        """Return the text of an event. `channel` is None for the server's own events.
+
+        It is a comma list where the subscriber follows several of the event's channels.
+        """
 
     def preamble(self, retry: int) -> bytes:
         """Return the first bytes of a stream, before any event. `retry` is in milliseconds."""
@@ -92,11 +95,23 @@ class NdjsonFormat(Format):
 
 
 def envelope(event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
-    """Return an event as a JSON object: `data` as published, `time` in seconds since 1970."""
+    """Return an event as a JSON object: `data` as published, `time` in seconds since 1970.
+
+    With a comma list as `channel`, `channels` names all of them. The tabs of a browser share one connection,
+    and each tab follows other channels.
+    """
     data = msgspec.Raw(_on_one_line(event.data).encode()) if event.json else event.data
-    return msgspec.json.encode(
-        {"channel": channel, "id": id, "event": event.type, "data": data, "time": round(time, 3)}
-    )
+    said: dict[str, object] = {
+        "channel": channel,
+        "id": id,
+        "event": event.type,
+        "data": data,
+        "time": round(time, 3),
+    }
+    if channel is not None and "," in channel:
+        said["channels"] = channels = channel.split(",")
+        said["channel"] = channels[0]
+    return msgspec.json.encode(said)
 
 
 def _on_one_line(value: str) -> str:

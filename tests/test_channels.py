@@ -267,3 +267,21 @@ def test_the_first_of_a_publishers_channels_that_was_asked_for(
     channels: list[str], published: tuple[str, ...], first: str | None
 ) -> None:
     assert Selector.parse(*channels).first_match(published) == first
+
+
+@pytest.mark.parametrize(
+    ("channels", "published", "named"),
+    [
+        (["a"], ("a",), "a"),
+        (["a"], ("b",), None),
+        (["a", "b"], ("b", "x", "a"), "b,a"),
+        (["a"], ("x", "y"), None),
+        (["a", "x*"], ("b", "xz", "a"), "xz,a"),
+        (["x*"], ("y",), None),
+        (["a"], (), None),
+    ],
+)
+def test_all_of_a_publishers_channels_that_were_asked_for(
+    channels: list[str], published: tuple[str, ...], named: str | None
+) -> None:
+    assert Selector.parse(*channels).matches_in(published) == named

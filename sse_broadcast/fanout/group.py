@@ -159,9 +159,9 @@ class SubscriberGroup(Generic[M]):
         encoding = self.encoding
         if not encoding.format.names_channel:
             return b"".join([publication.frame(encoding) for publication in publications])
-        first_of = self.selector.first_match
+        matches_in = self.selector.matches_in
         return b"".join(
-            [publication.frame(encoding, first_of(publication.channels)) for publication in publications]
+            [publication.frame(encoding, matches_in(publication.channels)) for publication in publications]
         )
 
     def drop_delivered(self, count: int) -> None:

@@ -360,8 +360,8 @@ async def test_who_leaves_before_its_close_is_written_nothing(broadcaster: Broad
 
 
 async def test_readers_of_several_channels_are_told_which(broadcaster: Broadcaster) -> None:
-    """Live, from a queue of their own, and from the history: the first that they asked for."""
-    line = b'{"channel":"b","id":"0123abcd-%d","event":"message","data":"%d","time":1700000000.0}\n'
+    """Live, from a queue of their own, and from the history: those that they asked for."""
+    line = b'{"channel":"b","id":"0123abcd-%d","event":"message","data":"%d","time":1700000000.0%s}\n'
     _outbox, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
     await deliver(broadcaster, "1", channels=["a", "b", "c"])
     live.takes_more = False
@@ -369,7 +369,9 @@ async def test_readers_of_several_channels_are_told_which(broadcaster: Broadcast
     live.drain()
     _, late = connect(broadcaster, "b*", since="earliest", sink=MemorySink(NDJSON))
     await settled()
-    assert live.data == late.data == b"".join(line % (number, number) for number in (1, 2, 3))
+    both = b',"channels":["b","c"]'
+    assert live.data == b"".join(line % (number, number, both) for number in (1, 2, 3))
+    assert late.data == b"".join(line % (number, number, b"") for number in (1, 2, 3))
 
 
 # Catching up.

@@ -79,17 +79,17 @@ def test_an_outbox_that_joins_within_the_log_is_a_late_joiner(group: RecordedGro
 
 
 def test_a_batch_names_the_channel_where_its_format_does() -> None:
-    """The first of the publisher's channels that the group asked for; none for the server's own events."""
+    """Those of the publisher's channels that the group asked for; none for the server's own events."""
     group = RecordedGroup(Selector.parse("b", "c", "orders.*"), NDJSON)
     group.add()
     group.append(publication("x", "a", "c", "b", position=1))
     group.append(publication("y", "a", "orders.eu", "b", position=2))
     group.append(publication("{}", "none of theirs", event="$reset", position=3))
-    line = '{"channel":%s,"id":"0123abcd-%d","event":"%s","data":"%s","time":1700000000.0}\n'
+    line = '{"channel":%s,"id":"0123abcd-%d","event":"%s","data":"%s","time":1700000000.0%s}\n'
     assert [each.decode() for each in Batch(group, limit=MANY).data.splitlines(keepends=True)] == [
-        line % ('"c"', 1, "message", "x"),
-        line % ('"orders.eu"', 2, "message", "y"),
-        line % ("null", 3, "$reset", "{}"),
+        line % ('"c"', 1, "message", "x", ',"channels":["c","b"]'),
+        line % ('"orders.eu"', 2, "message", "y", ',"channels":["orders.eu","b"]'),
+        line % ("null", 3, "$reset", "{}", ""),
     ]
 
 

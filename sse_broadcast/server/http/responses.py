@@ -54,7 +54,8 @@ class StreamEvent(msgspec.Struct, frozen=True):
 class Envelope(msgspec.Struct, frozen=True):
     """An event with its channel and its time, in seconds since 1970.
 
-    `channel` is null for the server's own events.
+    `channel` is null for the server's own events. `channels` is present where the subscriber follows several
+    of the event's channels.
     """
 
     channel: str | None
@@ -62,6 +63,7 @@ class Envelope(msgspec.Struct, frozen=True):
     event: str
     data: Any
     time: float
+    channels: Sequence[str] | msgspec.UnsetType = UNSET
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +102,60 @@ ServerStatus = msgspec.defstruct(
     module=__name__,
     frozen=True,
 )
+
+
+StatusSample = msgspec.defstruct(
+    "StatusSample",
+    [
+        ("connected_clients", int),
+        *((each.name, each.type) for each in dataclasses.fields(Counts)),
+        ("time", float),
+        ("version", str),
+        ("delivered", int),
+        ("written_bytes", int),
+        ("history_channels", int),
+        ("history_bytes", int),
+    ],
+    namespace={
+        "__doc__": "The status at one moment, `time` in seconds since 1970. `delivered` events and"
+        " `written_bytes` went to subscribers since the start; the history holds `history_bytes` of"
+        " `history_channels`."
+    },
+    module=__name__,
+    frozen=True,
+)
+
+
+class SettingState(msgspec.Struct, frozen=True):
+    """A setting of the active configuration; secrets are not shown.
+
+    `source` is `default`, a flag, an environment variable, a file, or `program`. `restart` says that only a
+    restart changes it.
+    """
+
+    name: str
+    value: Any
+    default: Any
+    source: str
+    help: str
+    restart: bool
+
+
+class ConfigTable(msgspec.Struct, frozen=True):
+    """The tables of one kind, such as `[[channel]]`, each as what it sets."""
+
+    name: str
+    source: str
+    tables: Sequence[Mapping[str, Any]]
+    restart: bool
+
+
+class ActiveConfig(msgspec.Struct, frozen=True):
+    """The active configuration, and where each value came from."""
+
+    version: str
+    settings: Sequence[SettingState]
+    tables: Sequence[ConfigTable]
 
 
 class ChannelPage(msgspec.Struct, frozen=True):
