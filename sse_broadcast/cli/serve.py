@@ -14,12 +14,12 @@ import msgspec
 from sse_broadcast.cli.banner import print_banner
 from sse_broadcast.cli.check import check_all
 from sse_broadcast.cli.common import Exit, fail
-from sse_broadcast.config.schema import Config
 from sse_broadcast.config.sources import (
     ENV_PREFIX,
     PLACE,
     RULES,
     SETTINGS,
+    ActiveSources,
     LoadedConfig,
     Setting,
     load,
@@ -104,23 +104,25 @@ def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | N
             elif check:
                 check_all(loaded)
             else:
+                sources = ActiveSources(loaded)
                 run(
                     loaded.config,
                     log,
                     started=functools.partial(print_banner, config=loaded.config),
                     forced=functools.partial(_exit_at_once, log),
-                    load=functools.partial(load_again, flags, file),
+                    load=functools.partial(sources.load, functools.partial(load_again, flags, file)),
+                    sources=sources,
                 )
     except BroadcastError as error:
         fail(error)
 
 
-def load_again(flags: Mapping[str, str | None], file: Path | None) -> Config:
+def load_again(flags: Mapping[str, str | None], file: Path | None) -> LoadedConfig:
     """Load every setting again, from the same flags, variables and file. Raises `ConfigError`."""
     # A pipe (`--config <(...)`) is empty the second time: the server would go on without credentials.
     if file is not None and file.exists() and not file.is_file():
         raise ConfigError(f"{file}: is not a file that can be read again")
-    return load(flags, file=file).config
+    return load(flags, file=file)
 
 
 def shown_config(loaded: LoadedConfig) -> str:

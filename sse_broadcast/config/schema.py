@@ -95,7 +95,9 @@ class Endpoint(StrEnum):
     INSPECT = "inspect"
     """`/status`, `/channels` and other endpoints that report on the server"""
     ADMIN = "admin"
-    """`/tokens`, `/revoke`, `/reload` and other endpoints that change the server's state"""
+    """`/tokens`, `/revoke`, `/reload`, `/config` and other endpoints that change the server's state"""
+    CONSOLE = "console"
+    """The page at `/`. What it shows belongs to the endpoints above."""
 
 
 class ProxyHeader(StrEnum):
@@ -429,6 +431,9 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[Channel, ...],
         Meta(max_length=MOST_LABELLED, description="channels with metrics of their own, at most 100"),
     ] = ()
+    console: Annotated[
+        bool, Meta(description="serve the console, a page that shows what the server does, at GET /")
+    ] = True
     channel: tuple[ChannelRule, ...] = ()
     caller: tuple[CallerRule, ...] = ()
     listener: tuple[ListenerRule, ...] = ()

@@ -3,7 +3,7 @@
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
@@ -163,6 +163,49 @@ class LoadedConfig:
 
     config: Config
     sources: Mapping[str, str]
+
+
+PROGRAM = "program"
+"""The source of a value that a program gave to `Config` itself."""
+
+
+class ActiveSources:
+    """Where each value of the active configuration came from, also after reloads.
+
+    A value that only a restart changes keeps its source when a reload finds another value.
+    """
+
+    def __init__(self, loaded: LoadedConfig) -> None:
+        self.active = loaded
+        self._next = loaded
+
+    @staticmethod
+    def of(config: Config) -> "ActiveSources":
+        """Return the sources of a configuration that a program made."""
+        default = Config()
+        names = [*SETTINGS, *RULES]
+        differs = (name for name in names if getattr(config, name) != getattr(default, name))
+        return ActiveSources(
+            LoadedConfig(config, {**dict.fromkeys(SETTINGS, "default"), **dict.fromkeys(differs, PROGRAM)})
+        )
+
+    def load(self, load: Callable[[], LoadedConfig]) -> Config:
+        """Load for a reload, which may run in a thread. Nothing changes before the reload's commit."""
+        self._next = load()
+        return self._next.config
+
+    def prepare(self, config: Config) -> Callable[[], None]:
+        """Return what has the sources be those of `config`, which a reload is about to make active."""
+        before, found = self.active.sources, self._next
+        sources = dict(found.sources)
+        for name in Config.__struct_fields__:
+            if getattr(config, name) != getattr(found.config, name):
+                sources[name] = before.get(name, PROGRAM)
+
+        def commit() -> None:
+            self.active = LoadedConfig(config, sources)
+
+        return commit
 
 
 def load(

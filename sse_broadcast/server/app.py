@@ -10,6 +10,7 @@ from aiohttp import HttpVersion10, hdrs, web
 from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Config, Endpoint, config_or_default
+from sse_broadcast.config.sources import ActiveSources
 from sse_broadcast.errors import BroadcastError
 from sse_broadcast.server.access.authorization import PRINCIPAL
 from sse_broadcast.server.access.shares import Shares
@@ -18,6 +19,7 @@ from sse_broadcast.server.endpoints.events import Events
 from sse_broadcast.server.endpoints.metrics import EXPOSITION, Exposition
 from sse_broadcast.server.endpoints.publish import Publishing
 from sse_broadcast.server.endpoints.publish_stream import end_line_streams
+from sse_broadcast.server.endpoints.status_stream import end_status_streams
 from sse_broadcast.server.http.health import READINESS, Readiness
 from sse_broadcast.server.http.log import log_refusal
 from sse_broadcast.server.http.problem import Problem, answer, problem_of
@@ -31,10 +33,12 @@ from sse_broadcast.server.services import (
     ACTIVE_SERVICES,
     BATCH_LOCK,
     BROADCASTER,
+    CONFIG_SOURCES,
     DRAINING,
     LINE_STREAMS,
     OWN_LISTENER,
     SHARES,
+    STATUS_STREAMS,
     STREAM_EXPIRY,
     ActiveServices,
     Services,
@@ -98,6 +102,8 @@ def build_app(services: Services, *, tuned: bool, load: Callable[[], Config]) ->
     app[READINESS] = Readiness(app[BROADCASTER])
     app[OWN_LISTENER] = tuned
     app[LINE_STREAMS] = set()
+    app[STATUS_STREAMS] = set()
+    app[CONFIG_SOURCES] = ActiveSources.of(services.config)
     app[DRAINING] = asyncio.Event()
     app[BATCH_LOCK] = FairLock()
     app[DECODER] = BodyDecoder()
@@ -134,7 +140,7 @@ def guarded(app: web.Application, handler: Handler, endpoint: Endpoint | None) -
                     principal = await _admitted(request, endpoint, place, active)
                 request[PRINCIPAL] = principal
             response = await handler(request)
-            if endpoint is Endpoint.INSPECT:
+            if endpoint is Endpoint.INSPECT and not response.prepared:
                 confirm(request)  # a long list awaits in between, and the credential may be revoked meanwhile
         except Problem as problem:
             response = _refused(request, app, problem, endpoint)
@@ -264,6 +270,7 @@ async def end_streams(app: web.Application) -> None:
     """End all streams of publishers and subscribers, within their part of the shutdown time."""
     app[READINESS].drain()
     end_line_streams(app)
+    end_status_streams(app)
     config = app[ACTIVE_SERVICES].services.config
     await app[BROADCASTER].close(timeout=config.shutdown_timeout * CLOSING_SHARE, over=config.drain_timeout)
 

@@ -7,6 +7,8 @@ from aiohttp import hdrs, web
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.server.access.authorization import require_endpoint
 from sse_broadcast.server.endpoints.channels import get_channel, get_channels
+from sse_broadcast.server.endpoints.config import get_config
+from sse_broadcast.server.endpoints.console import get_client, get_console
 from sse_broadcast.server.endpoints.events import Events
 from sse_broadcast.server.endpoints.metrics import get_metrics
 from sse_broadcast.server.endpoints.publish import Publishing
@@ -49,6 +51,9 @@ def add_routes(events: Events, publishing: Publishing, add: AddRoute) -> None:
     _route(add, "/tokens", Endpoint.ADMIN, {"POST": post_tokens})
     _route(add, "/revoke", Endpoint.ADMIN, {"POST": post_revoke})
     _route(add, "/reload", Endpoint.ADMIN, {"POST": post_reload})
+    _route(add, "/config", Endpoint.ADMIN, _reads(get_config))
+    _route(_open(add), "/", Endpoint.CONSOLE, _reads(get_console))
+    _route(_open(add), "/client.js", Endpoint.SUBSCRIBE, _reads(get_client))
     _route(add, "/healthz", None, _reads(get_healthz))
     _route(add, "/readyz", None, _reads(get_readyz))
     # aiohttp's `{name}` does not match braces: a channel name with one would get 404 without a reason.
@@ -57,6 +62,22 @@ def add_routes(events: Events, publishing: Publishing, add: AddRoute) -> None:
 
 def _reads(handler: Handler) -> dict[str, Handler]:
     return {"GET": handler, "HEAD": handler}
+
+
+def _open(add: AddRoute) -> AddRoute:
+    """Return what registers routes of an endpoint that need no credential, and read none.
+
+    A browser that opens a page or loads a module sends no header, and maybe a cookie with an old token.
+    """
+
+    def add_open(method: str, path: str, handler: Handler, endpoint: Endpoint | None) -> None:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            require_endpoint(request, endpoint)
+            return await handler(request)
+
+        add(method, path, answer, None)
+
+    return add_open
 
 
 def _route(add: AddRoute, path: str, endpoint: Endpoint | None, handlers: dict[str, Handler]) -> None:

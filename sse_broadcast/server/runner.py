@@ -19,6 +19,7 @@ from aiohttp import web
 from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Config, Endpoint
+from sse_broadcast.config.sources import ActiveSources
 from sse_broadcast.logs.pipeline import LogPipeline
 from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.app import build_app, end_streams
@@ -30,7 +31,7 @@ from sse_broadcast.server.process.loop import DaemonThreadExecutor, new_loop, tu
 from sse_broadcast.server.process.signals import STOP, Table, hangup_handler, ignore, install_handlers
 from sse_broadcast.server.process.systemd import SystemdNotifier
 from sse_broadcast.server.reload import RELOADER, Commit, Reloader
-from sse_broadcast.server.services import ACTIVE_SERVICES, BROADCASTER, Services
+from sse_broadcast.server.services import ACTIVE_SERVICES, BROADCASTER, CONFIG_SOURCES, Services
 from sse_broadcast.server.streams.registry import STREAM_REGISTRY
 from sse_broadcast.server.transport.admission import (
     AdmissionControl,
@@ -63,8 +64,8 @@ class Server:
 
     If no credential is configured and something needs one, it generates a token that allows everything. With
     `inherited` sockets it listens only on those. `load` returns the configuration of a reload; by default it
-    is the same, with its files read again. Raises `ConfigError` for credentials that cannot be used, and
-    `ListenError` for inherited sockets that do not fit the listeners.
+    is the same, with its files read again. `sources` says where the values came from. Raises `ConfigError`
+    for credentials that cannot be used, and `ListenError` for inherited sockets that fit no listener.
     """
 
     def __init__(
@@ -73,15 +74,18 @@ class Server:
         *,
         inherited: Sequence[InheritedSocket] = (),
         load: Callable[[], Config] | None = None,
+        sources: ActiveSources | None = None,
     ) -> None:
         load = load or functools.partial(_same, config)
+        sources = sources or ActiveSources.of(config)
         config, self._inherited = bind_to_inherited(config, inherited)
         services = build_services(
             config, generated=secrets.token_urlsafe(32) if needs_token(config) else None
         )
         self.app = build_app(services, tuned=True, load=lambda: bind_to_inherited(load(), inherited)[0])
         """The aiohttp application. Its parts are under the keys of `server.services`."""
-        self.reloader.parts.append(self._prepare)
+        self.app[CONFIG_SOURCES] = sources
+        self.reloader.parts += [self._prepare, sources.prepare]
         self._runner = web.AppRunner(
             self.app,
             handler_cancellation=True,
@@ -291,18 +295,20 @@ def needs_token(config: Config) -> bool:
     if config.has_credentials:
         return False
     return any(
-        set(rule.endpoints) != {Endpoint.SUBSCRIBE} and (config.has_anonymous_grants or not is_local(rule))
+        not set(rule.endpoints) <= {Endpoint.SUBSCRIBE, Endpoint.CONSOLE}
+        and (config.has_anonymous_grants or not is_local(rule))
         for rule in config.listeners
     )
 
 
-def run(
+def run(  # noqa: PLR0913 - what the command line knows
     config: Config,
     log: LogPipeline,
     *,
     started: Callable[[Server], None],
     forced: Callable[[], NoReturn],
     load: Callable[[], Config] | None = None,
+    sources: ActiveSources | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. SIGUSR1 switches debug logging on and off.
 
@@ -310,7 +316,7 @@ def run(
     server listens, `forced` at a second signal. Uses the sockets that a supervisor passes on. Raises
     `ListenError`, `CertificateError`, `ConfigError`.
     """
-    make = functools.partial(Server, config, inherited=take_sockets(os.environ), load=load)
+    make = functools.partial(Server, config, inherited=take_sockets(os.environ), load=load, sources=sources)
     with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
         runner.get_loop().set_default_executor(DaemonThreadExecutor())
         heard = runner.run(_serve(make, log, started, forced))

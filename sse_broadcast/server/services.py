@@ -10,6 +10,8 @@ from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Config
+from sse_broadcast.config.sources import ActiveSources
+from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.access.authorization import PRINCIPAL, Authorizer
 from sse_broadcast.server.access.rate_limits import RateLimiter
 from sse_broadcast.server.access.shares import Shares
@@ -88,6 +90,12 @@ OWN_LISTENER: web.AppKey[bool] = web.AppKey("sse_broadcast.own_listener", bool)
 
 LINE_STREAMS: web.AppKey[set[StreamReader]] = web.AppKey("sse_broadcast.line_streams", set)
 """The bodies of publishers' streams that are being read."""
+
+CONFIG_SOURCES: web.AppKey[ActiveSources] = web.AppKey("sse_broadcast.config_sources", ActiveSources)
+"""Where each value of the active configuration came from."""
+
+STATUS_STREAMS: web.AppKey[set[asyncio.Future[CloseReason]]] = web.AppKey("sse_broadcast.status_streams", set)
+"""The ends of the open status streams: each future is set to why its stream ends."""
 
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("sse_broadcast.draining", asyncio.Event)
 """Set when publishers' streams must end."""

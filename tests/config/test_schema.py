@@ -95,6 +95,7 @@ def test_the_defaults_are_these() -> None:
         "log_format": LogFormat.AUTO,
         "metrics": True,
         "metrics_channels": (),
+        "console": True,
         "channel": (),
         "caller": (),
         "listener": (),
@@ -123,7 +124,12 @@ def test_every_list_has_a_form() -> None:
         (CallerRule, "publish", "a", "expected a list of texts, not 'a'"),
         (CallerRule, "token", 5, "expected text, not what is there"),
         (ListenerRule, "port", "443", "expected a whole number from 0 to 65535, not '443'"),
-        (ListenerRule, "endpoints", (), "expected a list of some of subscribe, publish, inspect, admin"),
+        (
+            ListenerRule,
+            "endpoints",
+            (),
+            "expected a list of some of subscribe, publish, inspect, admin, console",
+        ),
     ],
 )
 def test_a_table_is_as_strict(kind: type[msgspec.Struct], name: str, value: Any, complaint: str) -> None:

@@ -466,7 +466,7 @@ def test_the_settings_of_one_place_are_these() -> None:
 
 
 CHANNEL_PATTERN = "a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *"
-SETS = "expected a list of some of subscribe, publish, inspect, admin"
+SETS = "expected a list of some of subscribe, publish, inspect, admin, console"
 
 
 @pytest.mark.parametrize(

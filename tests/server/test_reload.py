@@ -304,6 +304,7 @@ ELSEWHERE = {
     "certificate": "test_a_certificate_is_another_at_once",
     "key": "test_a_certificate_is_another_at_once",
     "log_level": "test_sighup_has_the_file_read_again",
+    "console": "test_the_console_is_switched_off_at_once",
 }
 """Settings that a row cannot show, and the test that does."""
 
@@ -325,6 +326,15 @@ async def test_a_setting_changes_at_once(reloadable: Start, row: Row) -> None:
     change = await running.change(**{row.setting: row.value})
     assert (change.changed, change.restart) == ((row.setting,), ())
     assert await row.probe(running.server) == row.found[1]
+
+
+async def test_the_console_is_switched_off_at_once(reloadable: Start) -> None:
+    running = await reloadable()
+    client = await RawClient.open(running.server.port)
+    assert (await client.ask("GET", "/"))[0] == 200
+    assert (await running.change(console=False)).changed == ("console",)
+    assert (await client.ask("GET", "/"))[0] == 404
+    client.close()
 
 
 @pytest.mark.parametrize("kind", ["token_file", "token_secret_file", "jwt_key_file"])

@@ -17,7 +17,7 @@ EMPTY = "the name of the channel is empty: {0} is the channel `default`, {0}/NAM
     ("method", "path", "status", "detail", "allow"),
     [
         ("GET", "/nope", 404, f"nothing is at /nope; {BOTH}", None),
-        ("DELETE", "/", 404, f"nothing is at /; {BOTH}", None),
+        ("DELETE", "/", 405, "/ does not support DELETE, but GET, HEAD, OPTIONS", READ),
         ("GET", "/" + "x" * 100, 404, f"nothing is at /{'x' * 79}; {BOTH}", None),
         ("GET", "/send", 405, f"/send does not support GET, but {PUBLISH}; GET /events subscribes", PUBLISH),
         (

@@ -40,7 +40,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "Streams": ("heartbeat", "retry", "lifetime"),
     "Slow subscribers": ("queue_size", "queue_bytes", "overflow", "send_buffer", "write_timeout"),
     "Start and stop": ("event_loop", "drain_delay", "drain_timeout", "shutdown_timeout"),
-    "Log and metrics": ("log_level", "log_format", "metrics", "metrics_channels"),
+    "Log and metrics": ("log_level", "log_format", "metrics", "metrics_channels", "console"),
 }
 """The settings as `docs/configuration.md` groups them. A new setting is in one of them."""
 
@@ -66,9 +66,10 @@ TABLES = """
 # admin = ["*"]
 
 # Places to listen, instead of host, port, certificate and key above, which must go then. Each serves
-# some endpoints: subscribe is /events, publish /send, inspect what tells of the server (/status, /channels,
-# /subscribers, /metrics, /openapi.json), admin what changes it (/tokens, /revoke, /reload, DELETE
-# /subscribers/ID); without the line, all of them. /healthz and /readyz are everywhere.
+# some endpoints: subscribe is /events and /client.js, publish /send, inspect what tells of the server
+# (/status, /channels, /subscribers, /metrics, /openapi.json), admin what changes it (/tokens, /revoke,
+# /reload, /config, DELETE /subscribers/ID), console the page at /; without the line, all of them. /healthz
+# and /readyz are everywhere.
 # [[listener]]
 # host = "0.0.0.0"
 # port = 8443
@@ -84,7 +85,7 @@ TABLES = """
 # host = "unix:/run/sse-broadcast.sock"
 # mode = "0660"
 # owner = ":www-data"
-# endpoints = ["publish", "inspect", "admin"]
+# endpoints = ["publish", "inspect", "admin", "console"]
 """
 """The tables of the example file, which are examples only."""
 

@@ -21,6 +21,7 @@ from sse_broadcast.server.access.authorization import (
 )
 from sse_broadcast.server.access.shares import Callers, callers_of
 from sse_broadcast.server.endpoints import request_body
+from sse_broadcast.server.endpoints.refusal import turn_away
 from sse_broadcast.server.endpoints.subscribe_request import (
     Permit,
     SubscribeRequest,
@@ -28,11 +29,10 @@ from sse_broadcast.server.endpoints.subscribe_request import (
     read_body,
     read_subscribe,
 )
-from sse_broadcast.server.http import last_event_id
 from sse_broadcast.server.http.client_address import key
 from sse_broadcast.server.http.log import log_foreign_page
 from sse_broadcast.server.http.problem import Problem, problem_of
-from sse_broadcast.server.http.refused_stream import RefusalReason, refused_stream, wants_event_stream
+from sse_broadcast.server.http.refused_stream import RefusalReason
 from sse_broadcast.server.process.body_decoder import DECODER
 from sse_broadcast.server.services import (
     ACTIVE_SERVICES,
@@ -128,10 +128,10 @@ class Events:
                 counted = True
             return await self._stream(request, subscription, tracked_stream, client, exempt=callers is None)
         except Problem as problem:
-            self._refuse(request, problem, parameters)
+            turn_away(request, problem, parameters)
             raise
         except (BackendUnavailableError, FullError) as error:
-            raise self._refuse(request, problem_of(error), parameters) from None
+            raise turn_away(request, problem_of(error), parameters) from None
         except (ConnectionError, SinkClosedError):
             # The client has disconnected: nobody can be answered, and nothing failed.
             return web.Response(status=GONE)
@@ -140,21 +140,6 @@ class Events:
                 self._stream_expiry.close(tracked_stream)
             if counted:
                 self._shares.unfollow(callers, subscription.selector)
-
-    def _refuse(self, request: web.Request, problem: Problem, parameters: MultiMapping[str]) -> Problem:
-        """Return the problem, with a short event stream as its response if an EventSource should retry."""
-        # EventSource gives up on any other status than 200, and reconnects after a stream that ends.
-        problem.closes = True
-        accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
-        if problem.reason is not None and wants_event_stream(accept):
-            headers, block = refused_stream(
-                problem.reason,
-                brought=last_event_id.brought(request.headers, parameters),
-                retry_after=int(problem.headers.get(hdrs.RETRY_AFTER, 0)),
-            )
-            problem.instead = web.Response(body=block, headers=headers)
-            problem.instead.force_close()
-        return problem
 
     def _require_open(self, services: Services, callers: Callers) -> None:
         """Raise a `Problem` that tells the subscriber to retry later: drain, a share, or the rate limit."""

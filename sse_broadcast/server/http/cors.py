@@ -72,7 +72,8 @@ class Cors:
         """Add the CORS headers of any answer, for a page of `origin`."""
         if not self.enabled:
             return
-        headers[hdrs.VARY] = hdrs.ORIGIN
+        varies = headers.get(hdrs.VARY)
+        headers[hdrs.VARY] = hdrs.ORIGIN if varies is None else f"{varies}, {hdrs.ORIGIN}"
         if origin is not None and origin in self._origins:
             headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"

@@ -20,6 +20,8 @@ PLACES: Mapping[str, tuple[Endpoint | None, str]] = {
     "/tokens": (Endpoint.ADMIN, "POST /tokens makes a token"),
     "/revoke": (Endpoint.ADMIN, "POST /revoke revokes tokens"),
     "/reload": (Endpoint.ADMIN, "POST /reload reloads the configuration"),
+    "/config": (Endpoint.ADMIN, "GET /config returns the configuration"),
+    "/client.js": (Endpoint.SUBSCRIBE, "GET /client.js is a module for pages"),
     "/healthz": (None, "GET /healthz says whether the server is alive"),
     "/readyz": (None, "GET /readyz says whether it can serve"),
 }
@@ -32,6 +34,7 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("ready", "readiness"), "/readyz"),
     **dict.fromkeys(("openapi", "docs", "swagger", "swagger.json"), "/openapi.json"),
     "clients": "/subscribers",
+    "client": "/client.js",
     "token": "/tokens",
     ".well-known": "/events",
 }

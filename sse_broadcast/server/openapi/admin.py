@@ -5,10 +5,10 @@ from typing import Any
 
 from sse_broadcast.auth.principal import Action
 from sse_broadcast.server.endpoints.tokens import RevocationRequest, TokenRequest
-from sse_broadcast.server.http.responses import Disconnected, MintedToken, Reloaded, Revoked
+from sse_broadcast.server.http.responses import ActiveConfig, Disconnected, MintedToken, Reloaded, Revoked
 from sse_broadcast.server.openapi import model
 from sse_broadcast.server.openapi.model import Body, Example, Media, Operation, Response, Schema
-from sse_broadcast.server.openapi.operations import GUARDED, end, problems, write
+from sse_broadcast.server.openapi.operations import GUARDED, end, problems, read_operations, write
 from sse_broadcast.wire import JSON_TYPE
 
 _WISH = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
@@ -65,7 +65,19 @@ _RELOAD = Operation(
     responses={"200": _done(Reloaded), **problems(*GUARDED, 422)},
 )
 
+_CONFIG = Operation(
+    "config",
+    "The active configuration, and where each value came from",
+    description="Secrets are not shown.",
+    tags=["admin"],
+    responses={
+        "200": Response("As it is now.", content={JSON_TYPE: Media(model.kind(ActiveConfig))}),
+        **problems(*GUARDED),
+    },
+)
+
 ADMIN_PATHS = {
+    "/config": read_operations(_CONFIG),
     "/tokens": write(_MINT),
     "/revoke": write(_REVOKE),
     "/reload": write(_RELOAD),

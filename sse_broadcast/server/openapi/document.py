@@ -14,7 +14,7 @@ from sse_broadcast.server.endpoints.publish_request import PublishBody
 from sse_broadcast.server.endpoints.tokens import RevocationRequest, TokenRequest
 from sse_broadcast.server.http import responses as answers
 from sse_broadcast.server.http.problem import json_line
-from sse_broadcast.server.openapi import admin, health, inspect, publish, subscribe
+from sse_broadcast.server.openapi import admin, console, health, inspect, publish, subscribe
 from sse_broadcast.server.openapi.model import Path, schema_name
 from sse_broadcast.server.openapi.operations import merge_paths, responses, secured
 from sse_broadcast.server.openapi.security import SecuritySchemes
@@ -46,6 +46,7 @@ TYPES = (
     answers.Sent,
     answers.SentBatch,
     answers.ServerStatus,
+    answers.StatusSample,
     answers.ChannelPage,
     answers.SubscriberPage,
     answers.Disconnected,
@@ -53,6 +54,7 @@ TYPES = (
     answers.MintedToken,
     answers.Revoked,
     answers.Reloaded,
+    answers.ActiveConfig,
     answers.ProblemDetails,
 )
 
@@ -88,7 +90,7 @@ def _paths(terms: SecuritySchemes) -> Mapping[str, Path]:
         for name, path in of_action.items():
             needing = secured(path, terms.security(action))
             paths[name] = merge_paths(paths[name], needing) if name in paths else needing
-    return {**paths, **health.HEALTH_PATHS}
+    return {**paths, **health.HEALTH_PATHS, **console.CONSOLE_PATHS}
 
 
 @functools.cache

@@ -2,7 +2,13 @@
 
 from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.server.http.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
-from sse_broadcast.server.http.responses import ChannelPage, ServerStatus, SubscriberPage, SubscriberState
+from sse_broadcast.server.http.responses import (
+    ChannelPage,
+    ServerStatus,
+    StatusSample,
+    SubscriberPage,
+    SubscriberState,
+)
 from sse_broadcast.server.openapi import model
 from sse_broadcast.server.openapi.model import Example, Media, Operation, Parameter, Response, Schema
 from sse_broadcast.server.openapi.operations import GUARDED, problems, read_operations
@@ -81,6 +87,23 @@ def _ask(name: str, summary: str, schema: Schema, *parameters: Parameter) -> Ope
     )
 
 
+_STATUS = Operation(
+    "status",
+    "Who listens, and what was counted",
+    description="A client that accepts `text/event-stream` gets a sample each second.",
+    tags=["inspect"],
+    responses={
+        "200": Response(
+            "As it is now, or as it goes on.",
+            content={
+                "application/json": Media(model.kind(ServerStatus)),
+                "text/event-stream": Media(model.kind(StatusSample)),
+            },
+        ),
+        **problems(*GUARDED),
+    },
+)
+
 _METRICS = Operation(
     "metrics",
     "Read the metrics for Prometheus; 404 if the setting `metrics` is off",
@@ -97,9 +120,7 @@ _METRICS = Operation(
 )
 
 INSPECT_PATHS = {
-    "/status": read_operations(
-        _ask("status", "Read the number of subscribers and the counters", model.kind(ServerStatus))
-    ),
+    "/status": read_operations(_STATUS),
     "/channels": read_operations(
         _ask(
             "channels", "List the channels that have history or subscribers", model.kind(ChannelPage), *_PAGES

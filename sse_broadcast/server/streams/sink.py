@@ -100,6 +100,11 @@ class TransportSink(Sink):
     def gone(self) -> bool:
         return self._transport.is_closing()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How many bytes the kernel has not taken."""
+        return self._transport.get_write_buffer_size()
+
     def write(self, data: bytes) -> None:
         """Write to a connection of another server, and check whether it is full then."""
         transport = self._transport

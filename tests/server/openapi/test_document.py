@@ -183,7 +183,8 @@ async def test_a_rate_is_told_as_the_contract_has_it(serve: Serve) -> None:
     )
     bearer = f"Authorization: Bearer {TOKEN}\r\n"
     guests = [each for each in OPERATIONS if each.said["tags"] in (["publish"], ["subscribe"])]
-    for operation in [each for each in guests if each.method in {"GET", "PUT", "POST"}]:
+    limited = [each for each in guests if each.method in {"GET", "PUT", "POST"}]
+    for operation in [each for each in limited if each.said["operationId"] != "clientModule"]:
         answers = [await ask(server, operation, operation.asked(bearer)) for _ in range(2)]
         assert answers[1].status == 429, (operation, answers)
         operation.require(answers[1])
