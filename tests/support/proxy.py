@@ -20,6 +20,7 @@ class Proxy:
         self._acceptor = Acceptor(self._accepted)
         self._transports: set[asyncio.WriteTransport] = set()
         self._left: int | None = None
+        self._swallowing: set[asyncio.WriteTransport] = set()
 
     async def __aenter__(self) -> Self:
         await self.restore()
@@ -50,6 +51,10 @@ class Proxy:
         """Cut as soon as so many more bytes have come from the server; what is behind them never arrives."""
         self._left = count
 
+    def swallow(self) -> None:
+        """Forward nothing more on the open connections, and leave them open; new ones are forwarded."""
+        self._swallowing |= self._transports
+
     @property
     def is_cut(self) -> bool:
         """Whether nothing is forwarded."""
@@ -78,6 +83,7 @@ class Proxy:
             await asyncio.gather(self._up(reader, far_writer), self._down(far_reader, writer))
         finally:
             self._transports -= ends
+            self._swallowing -= ends
             far_writer.transport.abort()
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,6 +96,8 @@ class Proxy:
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(PIECE):
+                if writer.transport in self._swallowing:
+                    continue
                 data = self._let_through(data)
                 writer.write(data)
                 await writer.drain()
