@@ -332,7 +332,7 @@ let before = { received: 0, shown: 0 };
 setInterval(() => {
   const came = received - before.received, shown = shownEvents - before.shown;
   before = { received, shown: shownEvents };
-  if (paused) $("sampled").textContent = `Paused. ${whole.format(came)} events/s go on.`;
+  if (paused) $("sampled").textContent = `Paused. ${whole.format(came)} events/s arrive meanwhile.`;
   else if (came > shown && !$("filter").value) $("sampled").textContent = `A sample: ${whole.format(shown)} of ${whole.format(came)} events/s are shown.`;
   else if (came || !$("sampled").textContent.startsWith("No events")) $("sampled").textContent = came ? `All of ${whole.format(came)} events/s are shown.` : "";
 }, 1000);
@@ -351,7 +351,7 @@ const row = (event) => {
 
 const inspect = (event) => {
   const text = typeof event.data === "string" ? pretty(event.data) : JSON.stringify(event.data, null, 2);
-  const curls = [["Publish it again", publishLine({ ...event, data: told(event.data), json: typeof event.data !== "string" })], ["Follow what comes behind it", `curl -N${auth()} ${quoted(`${base}events/${event.channel}?since=${event.id}`)}`]];
+  const curls = [["Publish it again", publishLine({ ...event, data: told(event.data), json: typeof event.data !== "string" })], ["Subscribe to what comes after it", `curl -N${auth()} ${quoted(`${base}events/${event.channel}?since=${event.id}`)}`]];
   $("detail").replaceChildren(
     make("h2", {}, event.channel),
     make("dl", {}, ...[["id", event.id], ["type", event.event], ["time", new Date(event.time * 1000).toISOString()], ["channels", (event.channels ?? [event.channel]).join(", ")]].flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
@@ -401,7 +401,7 @@ $("pause").addEventListener("click", () => {
   paused = !paused;
   waiting = [];
   $("pause").setAttribute("aria-pressed", paused);
-  $("pause").textContent = paused ? "Go on" : "Pause";
+  $("pause").textContent = paused ? "Resume" : "Pause";
 });
 $("clear").addEventListener("click", () => {
   $("events").replaceChildren();
