@@ -83,6 +83,7 @@ ORDER = (
     "reconnection",
     "auth.bearer_token",
     "client",
+    "bench",
     "auth",
     "logs",
     "server.process",
@@ -132,11 +133,12 @@ ONLY = {
         "reconnection",
         "auth.bearer_token",
     ),
+    "bench": ("errors", "quantity", "unix_address", "wire"),
     "reconnection": ("event", "wire", "backoff"),
     "backoff": ("errors",),
 }
 
-EXTRAS = {"jwt", "cryptography", "uvloop"}
+EXTRAS = {"jwt", "cryptography", "hdrh", "httptools", "matplotlib", "uvloop"}
 DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}
 
 MODULES = {

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sse_broadcast"
 SECURITY = ROOT / "docs" / "SECURITY.md"
 
-NO_SERVER = ("cli", "client", "reconnection", "backoff")
+NO_SERVER = ("bench", "cli", "client", "doctor", "reconnection", "backoff")
 """What runs at the other end of a connection."""
 
 MEMOS = {"lru_cache", "cache", "cached_property"}
