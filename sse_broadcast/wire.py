@@ -22,6 +22,9 @@ HEARTBEAT_COMMENT = b": \n"
 """A comment. It has a space: RESTEasy 7 reads an empty comment and the next line as one comment. No blank
 line follows: Jersey, CXF and others would show one as an empty message."""
 
+REQUEST_VERSION_HEADER = "SSE-Broadcast-Request"
+"""The header of a stream that was requested in HTTP/1.0, with that version as its value."""
+
 LINE_END = re.compile(r"\r\n|\r|\n")
 BYTE_ORDER_MARK = "\ufeff"
 

@@ -84,6 +84,7 @@ ORDER = (
     "auth.bearer_token",
     "client",
     "bench",
+    "doctor",
     "auth",
     "logs",
     "server.process",
@@ -134,6 +135,7 @@ ONLY = {
         "auth.bearer_token",
     ),
     "bench": ("errors", "quantity", "unix_address", "wire"),
+    "doctor": ("errors", "event", "quantity", "wire"),
     "reconnection": ("event", "wire", "backoff"),
     "backoff": ("errors",),
 }

@@ -162,6 +162,12 @@ class Fronts:
         transport = httpx.AsyncHTTPTransport(verify=self.trust, http2=http2, local_address=source)
         return httpx.AsyncClient(base_url=front.url, timeout=PATIENCE, transport=transport)
 
+    def context(self) -> ssl.SSLContext:
+        """Return a new context that believes the proxies' certificates."""
+        context = ssl.create_default_context()
+        self._authenticator.configure_trust(context)
+        return context
+
     async def end(self) -> None:
         """Kill all that still run."""
         for front in self._put:

@@ -7,7 +7,7 @@ channel, the number of channels, permission for each of them, and then the other
 import functools
 from collections.abc import Awaitable, Mapping
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from multidict import MultiMapping
 
 from sse_broadcast.auth.principal import Action
@@ -49,7 +49,7 @@ from sse_broadcast.server.streams.head import ALREADY_SENT, SseResponse, chunked
 from sse_broadcast.server.streams.registry import STREAM_REGISTRY
 from sse_broadcast.server.streams.sink import TransportSink
 from sse_broadcast.server.transport.socket_options import tune_connection
-from sse_broadcast.wire import JSON_TYPE
+from sse_broadcast.wire import JSON_TYPE, REQUEST_VERSION_HEADER
 
 GONE = 499
 """nginx's status for a client that disconnected before the response. Only logs and metrics show it."""
@@ -225,6 +225,9 @@ class Events:
             tune_connection(request, send_buffer=config.send_buffer, write_timeout=config.write_timeout)
         response = SseResponse(subscription.encoding.format.content_type_header)
         response.headers.extend(headers)
+        if request.version < HttpVersion11:
+            # Behind a proxy nobody else can see it: `sse-broadcast doctor` looks for this.
+            response.headers[REQUEST_VERSION_HEADER] = "HTTP/1.0"
         await response.prepare(request)
         await response.write(frames)
         return response

@@ -70,6 +70,7 @@ async def test_http_1_0_gets_frames_without_chunks(server: LiveServer, client: R
     head = await client.subscribe(version="1.0", headers="Connection: keep-alive\r\n")
     assert b"Transfer-Encoding" not in head
     assert b"keep-alive" not in head
+    assert b"\r\nSSE-Broadcast-Request: HTTP/1.0\r\n" in head  # for who sees it behind a proxy
     assert OPENING.fullmatch(await client.up_to(b"\n\n"))
     receipt = await server.broadcaster.broadcast("x")
     assert await client.up_to(b"\n\n") == f"data: x\nid: {receipt.id}\n\n".encode()

@@ -1,0 +1,1 @@
+"""Doctor: find what stands between a server and its subscribers, and say how to mend it."""
