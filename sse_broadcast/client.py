@@ -14,6 +14,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from dataclasses import dataclass
@@ -164,12 +165,19 @@ class Client:
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, tls: ssl.SSLContext | None = None, token: str | None = None
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        tls: ssl.SSLContext | None = None,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
     ) -> None:
         self._name = _USER.sub("", url.rstrip("/"), count=1)
         self._socket = unix_path(url)
         self._url = url.rstrip("/") if self._socket is None else "http://localhost"
-        self._headers = {"User-Agent": "sse-broadcast", **self._authorization(token)}
+        self._headers = {"User-Agent": "sse-broadcast", **self._authorization(token), **(headers or {})}
+        self._proxy = proxy
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
@@ -192,6 +200,7 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=self._connector(),
             headers=self._headers,
+            proxy=self._proxy,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=ANSWER),
         )
         return self

@@ -48,11 +48,24 @@ MADE = "Everything else needs the token below. It changes at each start; to keep
 FORCED = "Every client may publish without a token (insecure_publish)."
 
 
-def print_banner(server: Server, config: Config) -> None:
-    """Print the addresses, the limits and commands to try, and log that the server started.
+def print_banner(server: Server, config: Config, *, shown: bool) -> None:
+    """Log that the server started, and print the addresses, the limits and commands to try if `shown`.
 
-    A token made at this start appears in the commands. It goes to standard output only, never to the log.
+    A token made at this start appears in the commands. Without them, it is in a log line of its own.
     """
+    if shown:
+        _print(server, config)
+    version, urls = __version__, ", ".join(server.urls)
+    logger.info("started: version %(version)s listens on %(urls)s", {"version": version, "urls": urls})
+    if server.token and not shown:
+        # The one time that a token is logged: nobody would ever know it. A warning, since most set their own.
+        logger.warning(
+            "no token is configured: made one for this run; to keep one, set token_file: %(token)s",
+            {"token": server.token},
+        )
+
+
+def _print(server: Server, config: Config) -> None:
     lines = [_where(server), _on(config), _limits(config), _open(server, config), "Try:", *_tries(server)]
     # The server is already listening: a closed or full standard output must not stop it.
     try:
@@ -60,8 +73,6 @@ def print_banner(server: Server, config: Config) -> None:
     except (BrokenPipeError, OutputError) as error:
         logger.warning("standard output: cannot be written: %(reason)s", {"reason": tls_fault(error)})
         close_quietly()
-    version, urls = __version__, ", ".join(server.urls)
-    logger.info("started: version %(version)s listens on %(urls)s", {"version": version, "urls": urls})
 
 
 def _where(server: Server) -> str:

@@ -5,7 +5,7 @@ import enum
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -13,7 +13,7 @@ import click
 from sse_broadcast.auth import secret_sources
 from sse_broadcast.auth.bearer_token import is_token
 from sse_broadcast.cli.stdout import close_quietly
-from sse_broadcast.cli.visible import tell
+from sse_broadcast.cli.visible import errors_are_read, tell
 from sse_broadcast.client import DEFAULT_URL
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.config.sources import ENV_PREFIX, load
@@ -27,6 +27,9 @@ from sse_broadcast.errors import (
     StoreError,
 )
 from sse_broadcast.unix_address import unix_path
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,6 +53,7 @@ class Exit(enum.IntEnum):
     FORCED = 5
     OUTPUT = 6
     STORE = 7
+    FAULT = 8
     INTERRUPTED = 130
 
 
@@ -69,10 +73,23 @@ def exit_for(error: BroadcastError) -> Exit:
     return Exit.FAILED
 
 
+def hint_for(error: BroadcastError) -> str:
+    """Return what may be done about an error, "" if nothing is known."""
+    text = str(error)
+    if isinstance(error, ClientError) and text.startswith("cannot reach ") and text.endswith(": refused"):
+        return "hint: nothing listens there: run sse-broadcast serve, give its --url, or --wait 30 for it"
+    if isinstance(error, ListenError) and "in use" in text:
+        return "hint: another program listens there, perhaps another server: --port 0 chooses a free port"
+    return ""
+
+
 def fail(error: BroadcastError) -> NoReturn:
     """Print the error as one line on standard error, and exit with its code."""
     with contextlib.suppress(OSError):  # standard error may be a file on a full disk: the exit code remains
         tell(str(error))
+        # For people: what a program reads stays one line.
+        if errors_are_read() and (hint := hint_for(error)):
+            tell(hint)
     if isinstance(error, OutputError):
         close_quietly()
     raise SystemExit(exit_for(error))
@@ -166,12 +183,17 @@ def _checked(token: str, where: str) -> str:
     return token
 
 
-def run_client(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_client(
+    main: Callable[[], Coroutine[Any, Any, T]],
+    *,
+    loop_factory: Callable[[], "asyncio.AbstractEventLoop"] | None = None,
+) -> T:
     """Run a command's coroutine. An error becomes one line; Ctrl-C and a closed pipe exit quietly."""
     import asyncio  # noqa: PLC0415 - `--help` starts faster without it
 
     try:
-        return asyncio.run(main())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(main())
     except BroadcastError as error:
         fail(_with_advice(error))
     except KeyboardInterrupt:

@@ -2,7 +2,9 @@
 
 import click
 
-from sse_broadcast.cli.common import run_client, token_option, url_option
+from sse_broadcast.cli.common import run_client
+from sse_broadcast.cli.help import StyledCommand
+from sse_broadcast.cli.server_options import ServerOptions, server_options
 from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Endpoint
 
@@ -14,6 +16,7 @@ def _require_id(_: click.Context, __: click.Parameter, id: str) -> str:
 
 
 @click.command(
+    cls=StyledCommand,
     epilog="""\b
 Examples:
   sse-broadcast disconnect 17
@@ -21,14 +24,13 @@ Examples:
 The subscriber gets the event `$close` with the reason `disconnected`. Browsers reconnect after a while:
 to keep a subscriber away, revoke its token. A connection that takes no bytes is cut after write_timeout.
 
-Exit codes: 0 disconnected; 1 no such subscriber, the server refused or did not answer; 2 bad usage."""
+Exit codes: 0 disconnected; 1 no such subscriber, the server refused or did not answer; 2 bad usage.""",
 )
 @click.argument("id", callback=_require_id)
-@token_option
-@url_option(Endpoint.ADMIN)
-def disconnect(url: str, token: str | None, id: str) -> None:
+@server_options(Endpoint.ADMIN)
+def disconnect(*, server: ServerOptions, id: str) -> None:
     """End the stream of one subscriber."""
-    run_client(lambda: _disconnect(Client(url, token=token), id))
+    run_client(lambda: _disconnect(server.client(), id))
 
 
 async def _disconnect(client: Client, id: str) -> None:

@@ -5,10 +5,12 @@ import ssl
 import click
 
 from sse_broadcast.cli.common import run_client, url_option
+from sse_broadcast.cli.help import StyledCommand
 from sse_broadcast.client import ALIVE, Client
 
 
 @click.command(
+    cls=StyledCommand,
     epilog=f"""\b
 Examples:
   sse-broadcast health
@@ -17,7 +19,8 @@ Examples:
 The command sends no token and does not verify the server's certificate, like the probes of Kubernetes:
 it usually reaches the server beside it by an address that the certificate does not name.
 
-Exit codes: 0 the server is alive; 1 it is not, or does not answer within {ALIVE:.0f} seconds; 2 bad usage."""
+Exit codes: 0 the server is alive; 1 it is not, or does not answer within {ALIVE:.0f} seconds;
+2 bad usage.""",
 )
 @url_option()
 def health(url: str) -> None:

@@ -1,6 +1,7 @@
 """`sse-broadcast publish`."""
 
 import contextlib
+import shlex
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Any, TypedDict
 
 import click
 
-from sse_broadcast.cli.common import run_client, token_option, url_option
+from sse_broadcast.cli.common import run_client
+from sse_broadcast.cli.help import StyledCommand
 from sse_broadcast.cli.input import InputSource, open_source, source_of
+from sse_broadcast.cli.server_options import ServerOptions, server_options
 from sse_broadcast.cli.visible import tell
 from sse_broadcast.client import Client, OnRetry, encode_line
 from sse_broadcast.config.schema import Endpoint
@@ -35,9 +38,11 @@ class Options(TypedDict):
 
 
 @click.command(
+    cls=StyledCommand,
     epilog="""\b
 Examples:
   sse-broadcast publish hello
+  sse-broadcast publish news hello
   sse-broadcast publish --channel news --channel alerts --event weather 'it rains'
   tail -F app.log | sse-broadcast publish --channel logs -
   sse-broadcast publish --format json '{"data": {"EUR": 1.08}, "event": "price"}'
@@ -62,9 +67,9 @@ published are not sent again: the connection broke before the answer, or the ans
 temporary 5xx. The error names those lines.
 
 Exit codes: 0 published; 1 refused, or no server within --retry-for; 2 bad usage;
-6 published, but output cannot be written; 130 Ctrl-C."""
+6 published, but output cannot be written; 130 Ctrl-C.""",
 )
-@click.argument("message", required=False)
+@click.argument("words", nargs=-1, metavar="[CHANNEL] [MESSAGE]")
 @click.option(
     "--channel",
     "channels",
@@ -103,21 +108,20 @@ Exit codes: 0 published; 1 refused, or no server within --retry-for; 2 bad usage
     help="How long to send again what was not published, while the server is away or refuses for now.  "
     f"[default: {RETRY_FOR:g} for lines; 0 for MESSAGE and json]",
 )
-@token_option
-@url_option(Endpoint.PUBLISH)
+@server_options(Endpoint.PUBLISH)
 def publish(  # noqa: PLR0913 - one parameter per option
     *,
-    message: str | None,
+    server: ServerOptions,
+    words: tuple[str, ...],
     channels: tuple[str, ...],
     form: str,
     file: str | None,
     retry_for: float | None,
-    url: str,
-    token: str | None,
     **fields: str | int | None,
 ) -> None:
-    """Publish MESSAGE. Without it, or for -, publish each line of standard input as it arrives."""
+    """Publish MESSAGE to CHANNEL, or to `default`; with - (or nothing) each line of standard input."""
     said = {name: value for name, value in fields.items() if value is not None}
+    channels, message = channels_and_message(words, channels)
     if message is not None and file is not None:
         raise click.UsageError("MESSAGE and --file: give only one of them.")
     if form != "text" and said:
@@ -131,12 +135,35 @@ def publish(  # noqa: PLR0913 - one parameter per option
     # One MESSAGE is not sent again by default: the person or program that runs the command sees the error at
     # once. A pipe of lines would lose what its writer has already sent.
     seconds = retry_for if retry_for is not None else RETRY_FOR if lines else 0.0
-    publisher = Publisher(Client(url, token=token), channels, seconds)
+    publisher = Publisher(server.client(), channels, seconds)
     if form == "text" and typed is not None:
         run_client(lambda: publisher.message(typed, said))
         return
     given = source_of(typed) if typed is not None else file
     run_client(lambda: publisher.source(given, form, said))
+
+
+def channels_and_message(
+    words: tuple[str, ...], channels: tuple[str, ...]
+) -> tuple[tuple[str, ...], str | None]:
+    """Return the channels and the message of the arguments: the channel is first where there are two.
+
+    Raises `click.UsageError` where it is not clear what was meant, saying what to write.
+    """
+    match words:
+        case ():
+            return channels, None
+        case (message,):
+            return channels, message
+        case (channel, message) if not channels:
+            return tuple(channel.split(",")), message
+        case (channel, _):
+            raise click.UsageError(f"{channel!r} and --channel: only one of them may say the channel.")
+    quoted = shlex.quote(" ".join(words[1:]))
+    raise click.UsageError(
+        f"{len(words)} words: at most a channel and a message are taken. "
+        f"Put quotes around the message: publish {shlex.quote(words[0])} {quoted}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,16 @@
 
 import click
 
-from sse_broadcast.cli.common import run_client, token_option, url_option
+from sse_broadcast.cli.common import run_client
+from sse_broadcast.cli.help import StyledCommand
+from sse_broadcast.cli.server_options import ServerOptions, server_options
 from sse_broadcast.cli.visible import say
 from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Endpoint
 
 
 @click.command(
+    cls=StyledCommand,
     epilog="""\b
 Examples:
   sse-broadcast reload
@@ -17,13 +20,12 @@ The command prints the settings that changed, and those that need a restart. If 
 has a fault, the server keeps the one it has, and the command prints the fault.
 
 Exit codes: 0 reloaded; 1 the configuration has a fault, the server refused or did not answer;
-2 bad usage; 6 reloaded, but output cannot be written."""
+2 bad usage; 6 reloaded, but output cannot be written.""",
 )
-@token_option
-@url_option(Endpoint.ADMIN)
-def reload(url: str, token: str | None) -> None:
+@server_options(Endpoint.ADMIN)
+def reload(*, server: ServerOptions) -> None:
     """Make the server read its configuration again."""
-    run_client(lambda: _reload(Client(url, token=token)))
+    run_client(lambda: _reload(server.client()))
 
 
 async def _reload(client: Client) -> None:

@@ -9,11 +9,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from sse_broadcast.cli.live_status import Rates, Snapshot, printable, span, time_of_day, totals
+from sse_broadcast.cli.sparkline import BARS, History
 
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """Terminal codes: switch to the alternate screen and hide the cursor; show the cursor and switch back."""
 
 HOME, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
+
+SUBSCRIBERS = "connected_clients"
 
 DEFAULT_SIZE = os.terminal_size((80, 24))
 """Columns and rows for a terminal that reports no size."""
@@ -30,6 +33,7 @@ class Screen:
         self._interval = interval
         self._resized = asyncio.Event()
         self._drawn: tuple[Snapshot, Rates | None] | None = None
+        self._history = History()
 
     def __enter__(self) -> Self:
         # SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Its default action would end the process without
@@ -46,9 +50,17 @@ class Screen:
 
     def show(self, snapshot: Snapshot, rates: Rates | None) -> None:
         """Draw a snapshot over the previous one."""
+        if not snapshot.trouble:
+            self._history.add(SUBSCRIBERS, snapshot.status.get("connected_clients", 0))
+            for name, rate in (rates or {}).items():
+                self._history.add(name, rate)
+        self._draw(snapshot, rates)
+
+    def _draw(self, snapshot: Snapshot, rates: Rates | None) -> None:
         self._drawn = snapshot, rates
         size = _size()
-        lines = render(snapshot, rates, title=f"{self._url}, every {self._interval:g} s", size=size)
+        title, history = f"{self._url}, every {self._interval:g} s", self._history if can_show(BARS) else None
+        lines = render(snapshot, rates, title=title, size=size, history=history)
         # The last column stays free: after a character there, CLEAR_LINE would erase that character.
         drawn = (printable(line)[: size.columns - 1] + CLEAR_LINE for line in lines)
         _write(HOME + "\r\n".join(drawn) + CLEAR_REST)
@@ -65,12 +77,21 @@ class Screen:
                 return
             self._resized.clear()
             if self._drawn is not None:
-                self.show(*self._drawn)
+                self._draw(*self._drawn)
 
 
 def can_draw() -> bool:
     """Return whether the output is a terminal whose cursor can be moved."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def can_show(text: str) -> bool:
+    """Return whether the output's encoding has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _write(text: str) -> None:
@@ -85,23 +106,33 @@ def _size() -> os.terminal_size:
     return size if size.columns and size.lines else DEFAULT_SIZE
 
 
-def render(snapshot: Snapshot, rates: Rates | None, *, title: str, size: os.terminal_size) -> list[str]:
+def render(
+    snapshot: Snapshot,
+    rates: Rates | None,
+    *,
+    title: str,
+    size: os.terminal_size,
+    history: History | None = None,
+) -> list[str]:
     """Return the lines of a screen. They fit its height, but may be longer than its width."""
     lines = [f"{time_of_day(snapshot.time)}  {title}", ""]
     if snapshot.trouble:
         lines += [f"NO ANSWER since {time_of_day(snapshot.since)}: {snapshot.trouble}", ""]
-    lines += [f"subscribers {snapshot.status.get('connected_clients', 0)}", ""]
-    lines += _counters(snapshot.status, rates)
+    history = history or History()
+    lines += [
+        f"subscribers {snapshot.status.get('connected_clients', 0)}  {history.line(SUBSCRIBERS)}".rstrip()
+    ]
+    lines += ["", *_counters(snapshot.status, rates, history)]
     lines += ["", *_slowest_rows(snapshot)]
     return lines[: size.lines]
 
 
-def _counters(status: Mapping[str, Any], rates: Rates | None) -> Iterator[str]:
+def _counters(status: Mapping[str, Any], rates: Rates | None, history: History) -> Iterator[str]:
     yield f"{'':<16}{'per second':>12}{'total':>12}"
     for name, total in totals(status).items():
         rate = "-" if rates is None else f"{rates.get(name, 0.0):.1f}"
-        row = f"{name.replace('_', ' '):<16}{rate:>12}{total:>12}  {_reasons(status[name])}"
-        yield row.rstrip()
+        more = "  ".join(filter(None, (history.line(name), _reasons(status[name]))))
+        yield f"{name.replace('_', ' '):<16}{rate:>12}{total:>12}  {more}".rstrip()
 
 
 def _reasons(value: object) -> str:

@@ -1,10 +1,12 @@
 """`sse-broadcast serve`."""
 
+import enum
 import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +16,7 @@ import msgspec
 from sse_broadcast.cli.banner import print_banner
 from sse_broadcast.cli.check import check_all
 from sse_broadcast.cli.common import Exit, fail
+from sse_broadcast.cli.help import StyledCommand
 from sse_broadcast.config.sources import (
     ENV_PREFIX,
     PLACE,
@@ -59,6 +62,111 @@ second signal; 6 the output of --check or --show-config cannot be written; 7 the
 cannot be used."""
 
 
+SECTIONS: Mapping[str, Sequence[str]] = {
+    "Where it listens": ("host", "port", "certificate", "key"),
+    "Who may do what": (
+        "token_file",
+        "anonymous_subscribe",
+        "anonymous_publish",
+        "anonymous_inspect",
+        "insecure_publish",
+        "cookie",
+        "jwt_key_file",
+        "jwt_jwks",
+        "jwt_jwks_refresh",
+        "jwt_issuer",
+        "jwt_audience",
+        "jwt_claim",
+        "token_secret_file",
+        "token_lifetime",
+    ),
+    "Browsers and proxies": ("console", "allowed_hosts", "cors_origins", "trusted_proxies", "proxy_header"),
+    "Events": ("max_event", "max_batch", "max_body", "idempotency_window"),
+    "History": (
+        "backend",
+        "durability",
+        "history_size",
+        "history_age",
+        "history_bytes",
+        "history_total",
+        "history_channels",
+        "history_memory",
+    ),
+    "Subscribers": (
+        "queue_size",
+        "queue_bytes",
+        "overflow",
+        "send_buffer",
+        "write_timeout",
+        "heartbeat",
+        "retry",
+        "lifetime",
+    ),
+    "Limits": (
+        "max_channels",
+        "max_patterns",
+        "max_connections",
+        "max_connections_per_address",
+        "max_connections_per_token",
+        "subscribe_rate",
+        "subscribe_burst",
+        "publish_rate",
+        "publish_burst",
+        "subscribed_channels",
+        "head_timeout",
+        "body_timeout",
+    ),
+    "Stopping": ("drain_delay", "drain_timeout", "shutdown_timeout"),
+    "Logs and metrics": ("log_level", "log_format", "metrics", "metrics_channels"),
+    "Process": ("event_loop", "banner", "file", "show_config", "check"),
+}
+"""The headings of `--help`, and what is below each."""
+
+METAVARS = {
+    "host": "HOST",
+    "port": "PORT",
+    "certificate": "PATH",
+    "key": "PATH",
+    "jwt_jwks": "PATH|URL",
+    "cookie": "NAME",
+    "jwt_issuer": "TEXT",
+    "jwt_audience": "TEXT",
+    "jwt_claim": "NAME",
+    "anonymous_subscribe": "PATTERN",
+    "anonymous_publish": "PATTERN",
+    "anonymous_inspect": "PATTERN",
+    "metrics_channels": "CHANNEL",
+    "allowed_hosts": "HOST",
+    "cors_origins": "ORIGIN",
+    "trusted_proxies": "ADDRESS",
+    "subscribe_rate": "PER-SECOND",
+    "publish_rate": "PER-SECOND",
+    "retry": "MILLISECONDS",
+    "send_buffer": "BYTES",
+    "queue_bytes": "BYTES",
+    "max_event": "BYTES",
+    "max_body": "BYTES",
+    "history_bytes": "BYTES",
+    "history_total": "BYTES",
+    "history_memory": "BYTES",
+    "backend": "memory|sqlite:///PATH",
+}
+"""What the values of settings are, where their types do not tell."""
+
+
+def _metavar(setting: Setting) -> str:
+    """Return what a value is called in `--help`."""
+    if isinstance(setting.default, enum.Enum):
+        return "|".join(type(setting.default))
+    if isinstance(setting.default, bool):
+        return "true|false"
+    if isinstance(setting.default, float):
+        return "SECONDS"
+    if isinstance(setting.default, int):
+        return "N"
+    return "PATH" if setting.name.endswith("_file") else "TEXT"
+
+
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add a flag for each setting that is not secret, in the order of their declaration."""
     for setting in reversed(list(SETTINGS.values())):
@@ -70,14 +178,15 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
 def _option(setting: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
     if setting.switch:
         return click.option(setting.flag, setting.name, flag_value="true", help=setting.sentence)
+    metavar = METAVARS.get(setting.name) or _metavar(setting)
     if setting.several:
-        return click.option(setting.flag, setting.name, metavar="VALUE,...", help=setting.sentence)
+        return click.option(setting.flag, setting.name, metavar=f"{metavar},...", help=setting.sentence)
     default = "true" if setting.default is True else "none" if setting.default == "" else setting.default
     text = f"{setting.sentence}  [default: {default}]"
-    return click.option(setting.flag, setting.name, metavar="VALUE", help=text)
+    return click.option(setting.flag, setting.name, metavar=metavar, help=text)
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=StyledCommand, sections=SECTIONS, epilog=EPILOG)
 @setting_options
 @click.option(
     "--config",
@@ -87,11 +196,19 @@ def _option(setting: Setting) -> Callable[[Callable[..., None]], Callable[..., N
     metavar="FILE",
     help="Read settings from a TOML file.",
 )
+@click.option(
+    "--banner/--no-banner",
+    default=None,
+    envvar=ENV_PREFIX + "BANNER",
+    help="Print where the server listens and what to try. By default only on a terminal.",
+)
 @click.option("--show-config", is_flag=True, help="Print every setting with its source, and exit.")
 @click.option(
     "--check", is_flag=True, help="Check settings, keys and certificates without listening, and exit."
 )
-def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | None) -> None:
+def serve(
+    file: Path | None, *, show_config: bool, check: bool, banner: bool | None, **flags: str | None
+) -> None:
     """Run the server until a signal stops it."""
     try:
         loaded = load(flags, file=file)
@@ -108,13 +225,18 @@ def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | N
                 run(
                     loaded.config,
                     log,
-                    started=functools.partial(print_banner, config=loaded.config),
+                    started=functools.partial(print_banner, config=loaded.config, shown=shows_banner(banner)),
                     forced=functools.partial(_exit_at_once, log),
                     load=functools.partial(sources.load, functools.partial(load_again, flags, file)),
                     sources=sources,
                 )
     except BroadcastError as error:
         fail(error)
+
+
+def shows_banner(banner: bool | None) -> bool:  # noqa: FBT001 - as click gives it
+    """Return whether the banner is printed: as the user says, or where a terminal shows it."""
+    return sys.stdout.isatty() if banner is None else banner
 
 
 def load_again(flags: Mapping[str, str | None], file: Path | None) -> LoadedConfig:

@@ -5,9 +5,11 @@ from typing import Any
 
 import click
 
-from sse_broadcast.cli.common import run_client, token_option, url_option
+from sse_broadcast.cli.common import run_client
+from sse_broadcast.cli.help import StyledCommand
 from sse_broadcast.cli.live_status import JsonView, LineView, View, watch
 from sse_broadcast.cli.screen import Screen, can_draw
+from sse_broadcast.cli.server_options import ServerOptions, server_options
 from sse_broadcast.cli.visible import say
 from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Endpoint
@@ -17,6 +19,7 @@ INTERVAL = 2.0
 
 
 @click.command(
+    cls=StyledCommand,
     epilog="""\b
 Examples:
   sse-broadcast status
@@ -29,7 +32,7 @@ Elsewhere it prints one line for each query, or a JSON object with --json. If th
 answering, --watch keeps trying.
 
 Exit codes: 0 the server answered; 1 it did not answer, or refused; 2 bad usage;
-6 output cannot be written; 130 Ctrl-C."""
+6 output cannot be written; 130 Ctrl-C.""",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.option("--watch", "watched", is_flag=True, help="Query repeatedly, until Ctrl-C.")
@@ -39,16 +42,15 @@ Exit codes: 0 the server answered; 1 it did not answer, or refused; 2 bad usage;
     metavar="SECONDS",
     help=f"Time between two queries of --watch.  [default: {INTERVAL:g}]",
 )
-@token_option
-@url_option(Endpoint.INSPECT)
-def status(url: str, token: str | None, *, as_json: bool, watched: bool, interval: float | None) -> None:
+@server_options(Endpoint.INSPECT)
+def status(*, server: ServerOptions, as_json: bool, watched: bool, interval: float | None) -> None:
     """Show how many subscribers are connected, and the server's counters."""
     if interval is not None and not watched:
         raise click.UsageError("--interval: needs --watch")
     if watched:
-        run_client(lambda: _watch(Client(url, token=token), interval or INTERVAL, as_json=as_json))
+        run_client(lambda: _watch(server.client(), interval or INTERVAL, as_json=as_json))
         return
-    answer = run_client(lambda: _status(Client(url, token=token)))
+    answer = run_client(lambda: _status(server.client()))
     if as_json:
         click.echo(json.dumps(answer))
         return

@@ -10,6 +10,7 @@ import click
 from typing_extensions import override
 
 from sse_broadcast.cli.common import fail
+from sse_broadcast.cli.help import StyledGroup
 from sse_broadcast.config.values import SQLITE_PREFIX
 from sse_broadcast.errors import StoreError
 from sse_broadcast.quantity import Quantity
@@ -39,7 +40,7 @@ class StoreFile(click.Path):
 FILE = click.argument("file", type=StoreFile())
 
 
-@click.group(epilog=EPILOG)
+@click.group(cls=StyledGroup, epilog=EPILOG)
 def store() -> None:
     """Check, compact, export or import the file of `serve --backend sqlite:///FILE`."""
 

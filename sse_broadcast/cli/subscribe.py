@@ -13,14 +13,18 @@ import click
 import msgspec
 from typing_extensions import override
 
-from sse_broadcast.cli.common import run_client, token_option, url_option
+from sse_broadcast.channels import DEFAULT_CHANNEL
+from sse_broadcast.cli.common import run_client
 from sse_broadcast.cli.cursor_file import CursorFile
-from sse_broadcast.cli.visible import VisibleBytes, tell
+from sse_broadcast.cli.help import StyledCommand
+from sse_broadcast.cli.server_options import ServerOptions, server_options
+from sse_broadcast.cli.visible import VisibleBytes, errors_are_read, tell
 from sse_broadcast.client import Client, StreamChunk
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.config.sources import ENV_PREFIX, SETTINGS
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
+from sse_broadcast.reconnection import OPEN
 
 BOOKKEEPING = frozenset({"$open", "$heartbeat"})
 """The server's own events that carry a cursor or keep the connection alive, and nothing for people."""
@@ -37,9 +41,11 @@ MAX_VARIABLE = 100_000
 
 
 @click.command(
+    cls=StyledCommand,
     epilog="""\b
 Examples:
   sse-broadcast subscribe
+  sse-broadcast subscribe news 'orders.*'
   sse-broadcast subscribe --channel news --channel 'orders.*' --format json | jq .data
   sse-broadcast subscribe --since 10m --event price
   sse-broadcast subscribe --count 1
@@ -76,8 +82,9 @@ quotes. With --state, an event is recorded when its command has ended, with any 
 
 Exit codes: 0 --count reached, no more events, or the output's pipe was closed; 1 refused, or no
 server; 2 bad usage, or a state file that cannot be used; 6 an event cannot be printed, and is
-not recorded; 130 Ctrl-C."""
+not recorded; 130 Ctrl-C.""",
 )
+@click.argument("names", nargs=-1, metavar="[CHANNEL]...")
 @click.option(
     "--channel",
     "channels",
@@ -109,10 +116,11 @@ not recorded; 130 Ctrl-C."""
 @click.option(
     "--exec", "command", metavar="CMD", help="Run a shell command for each event instead of printing."
 )
-@token_option
-@url_option(Endpoint.SUBSCRIBE)
+@server_options(Endpoint.SUBSCRIBE)
 def subscribe(  # noqa: PLR0913 - one parameter per option
     *,
+    server: ServerOptions,
+    names: tuple[str, ...],
     channels: tuple[str, ...],
     events: tuple[str, ...],
     since: str | None,
@@ -120,13 +128,12 @@ def subscribe(  # noqa: PLR0913 - one parameter per option
     form: str,
     count: int | None,
     command: str | None,
-    url: str,
-    token: str | None,
 ) -> None:
     """Print the events of a stream. Reconnect when the stream breaks."""
     show = ExecForEach(command) if command is not None else PRINTERS[form]
-    options = SubscribeOptions(channels, events, since)
-    run_client(lambda: _until_output_closes(_follow(Client(url, token=token), options, show, count, file)))
+    named = tuple(name for text in names for name in text.split(","))
+    options = SubscribeOptions((*named, *channels), events, since)
+    run_client(lambda: _until_output_closes(_follow(server.client(), options, show, count, file)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,11 @@ class SubscribeOptions:
     channels: tuple[str, ...]
     events: tuple[str, ...]
     since: str | None
+
+    @property
+    def described(self) -> str:
+        """The channels, for people."""
+        return ", ".join(self.channels or (DEFAULT_CHANNEL,))
 
 
 async def _follow(
@@ -156,6 +168,8 @@ async def _follow(
         )
         async for whole in stream:
             outage.end()
+            if errors_are_read() and any(event.type == OPEN for event in whole.events):
+                tell(f"connected to {client.name}, waiting for events on {options.described}; Ctrl-C ends")
             for piece in show.parts(whole, cursor, left):
                 await show(piece)
                 # Recorded after it was shown: a recorded event is never sent again.

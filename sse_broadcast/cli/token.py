@@ -13,6 +13,7 @@ from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.auth.static_tokens import MAX_TOKEN
 from sse_broadcast.channels import ANY, Selector
 from sse_broadcast.cli.common import Command, fail, run_client
+from sse_broadcast.cli.help import StyledGroup
 from sse_broadcast.cli.visible import say
 from sse_broadcast.clock import utc
 from sse_broadcast.config.schema import Config
@@ -63,6 +64,7 @@ def config_option(command: Command) -> Command:
 
 
 @click.group(
+    cls=StyledGroup,
     epilog="""\b
 Examples:
   sse-broadcast token mint --subscribe 'orders.*' --lifetime 10m
@@ -71,7 +73,7 @@ Examples:
 
 Both commands use the server's settings, from --config FILE and its variables. They contact no server.
 
-Exit codes: 0 made, or valid; 1 refused; 2 bad usage or setting; 6 output cannot be written."""
+Exit codes: 0 made, or valid; 1 refused; 2 bad usage or setting; 6 output cannot be written.""",
 )
 def token() -> None:
     """Make tokens, and check what a token allows."""

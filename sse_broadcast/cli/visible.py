@@ -20,6 +20,11 @@ def say(text: str) -> None:
     click.echo(visible(text) if sys.stdout.isatty() else text)
 
 
+def errors_are_read() -> bool:
+    """Return whether standard error is a terminal, where somebody reads along."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def tell(text: str) -> None:
     """Print a message on standard error, with the program's name in front."""
     click.echo(f"sse-broadcast: {visible(text)}", err=True)

@@ -20,6 +20,9 @@ ENV_PREFIX = "SSE_BROADCAST_"
 SETTING_SIMILARITY = 0.75
 """difflib's ratio for names of settings, lower than elsewhere: `prot` must suggest `port`."""
 
+OTHER_VARIABLES = ("BANNER", "CONFIG", "URL")
+"""Variables of commands that are no settings of a server."""
+
 _SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
 """Variables that Kubernetes sets in every pod beside a service named sse-broadcast."""
 
@@ -264,7 +267,9 @@ def _from_environ(environ: Mapping[str, str]) -> Layer:
 
 def unknown_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return the variables that look like settings but are not, each with a suggestion or ""."""
-    known = {setting.variable for setting in SETTINGS.values()} | {ENV_PREFIX + "CONFIG", ENV_PREFIX + "URL"}
+    known = {setting.variable for setting in SETTINGS.values()} | {
+        ENV_PREFIX + name for name in OTHER_VARIABLES
+    }
     return {
         name: _meant(name, known)
         for name in sorted(environ)

@@ -23,7 +23,7 @@ TOKEN = "a token of twenty-two or more characters".replace(" ", "-")
 
 def said(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Return the lines that it says: what it is in four, `Try:`, and what to try."""
-    print_banner(server, server.config)
+    print_banner(server, server.config, shown=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[4] == "Try:"
     assert all(line.startswith("  curl ") for line in lines[5:])
@@ -302,7 +302,36 @@ async def test_a_certificate_that_nobody_can_trust_is_warned_about(
 async def test_a_start_is_logged_as_well(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """In one line, which has the version and the places as facts."""
     caplog.set_level(logging.INFO, banner.logger.name)
-    print_banner(server, Config())
+    print_banner(server, Config(), shown=True)
     (record,) = [record for record in caplog.records if record.name == banner.logger.name]
     assert record.getMessage() == f"started: version {sse_broadcast.__version__} listens on {server.url}"
     assert record.args == {"version": sse_broadcast.__version__, "urls": server.url}
+
+
+async def test_without_the_banner_there_is_the_log_alone(
+    server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, banner.logger.name)
+    print_banner(server, server.config, shown=False)
+    assert capsys.readouterr().out == ""
+    started = f"started: version {sse_broadcast.__version__} listens on {server.url}"
+    assert [each.getMessage() for each in caplog.records if each.name == banner.logger.name] == [started]
+
+
+async def test_without_the_banner_a_token_that_was_made_is_logged_once(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a line of its own: nobody else ever knows it."""
+    server = await serve(host="0.0.0.0", allowed_hosts=())
+    assert server.token is not None
+    caplog.set_level(logging.INFO, banner.logger.name)
+    print_banner(server, server.config, shown=False)
+    with_token = [each for each in caplog.records if server.token in each.getMessage()]
+    (record,) = with_token
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"no token is configured: made one for this run; to keep one, set token_file: {server.token}"
+    )
+    caplog.clear()
+    print_banner(server, server.config, shown=True)
+    assert not [each for each in caplog.records if server.token in each.getMessage()]

@@ -3,12 +3,13 @@
 import asyncio
 import re
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from sse_broadcast.cli import main
-from sse_broadcast.cli.common import Exit, default_url, exit_for, fail, given_token, run_client
+from sse_broadcast.cli.common import Exit, default_url, exit_for, fail, given_token, hint_for, run_client
 from sse_broadcast.config.schema import CallerRule, Endpoint
 from sse_broadcast.config.sources import ENV_PREFIX, SETTINGS
 from sse_broadcast.errors import (
@@ -27,8 +28,12 @@ from tests.support import process
 from tests.support.acceptor import accepting
 from tests.support.process import Ended, Programs
 from tests.support.raising import exactly
+from tests.support.terminal import Terminal, terminals
 
 programs = pytest.fixture(process.programs)
+terminal = pytest.fixture(terminals)
+
+Start = Callable[..., Awaitable[Terminal]]
 
 COMMANDS = sorted(main.commands)
 
@@ -41,7 +46,10 @@ TOKEN = "a-token-of-somebody"
 def test_the_commands_are_these() -> None:
     """A new command needs its tests, and its place in docs/command-line.md."""
     assert COMMANDS == [
+        "bench",
+        "completion",
         "disconnect",
+        "doctor",
         "health",
         "publish",
         "reload",
@@ -87,12 +95,13 @@ async def test_the_help_of_serve_has_every_setting_as_it_was_declared(programs: 
             assert f" {setting.flag} " not in words
             assert f" {setting.variable} ({setting.name})" in words.partition(" Secrets have no flag")[2]
         elif setting.switch:
-            assert f" {setting.flag} {sentence} --" in words
+            assert f" {setting.flag} {sentence} " in words
         elif setting.several:
-            assert f" {setting.flag} VALUE,... {sentence} --" in words
+            assert re.search(rf" {setting.flag} [A-Z]+,\.\.\. {re.escape(sentence)} ", words), setting.flag
         else:
             shown = {"": "none", "True": "true"}.get(str(setting.default), setting.default)
-            assert f" {setting.flag} VALUE {sentence} [default: {shown}] --" in words
+            told = re.escape(f"{sentence} [default: {shown}] ")
+            assert re.search(rf" {setting.flag} \S+ {told}", words), setting.flag
 
 
 @pytest.mark.parametrize(
@@ -119,6 +128,38 @@ def test_an_error_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[st
         fail(ListenError("cannot listen"))
     assert caught.value.code == 3
     assert capsys.readouterr() == ("", "sse-broadcast: cannot listen\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (
+            ClientError("cannot reach http://x: refused"),
+            "hint: nothing listens there: run sse-broadcast serve",
+        ),
+        (
+            ListenError("cannot listen on http://x: address already in use"),
+            "hint: another program listens there",
+        ),
+        (ListenError("cannot listen on http://x: permission denied"), ""),
+        (ClientError("http://x: 403 Forbidden: refused", status=403), ""),
+    ],
+)
+def test_some_errors_have_a_hint(error: BroadcastError, hint: str) -> None:
+    assert hint_for(error).startswith(hint)
+    assert bool(hint_for(error)) is bool(hint)
+
+
+async def test_a_hint_is_for_people(terminal: Start, programs: Programs) -> None:
+    """A second line on a terminal; what a program reads stays one line."""
+    shown = await terminal("status", "--url", "http://127.0.0.1:1")
+    assert await shown.ended() == 1
+    assert shown.lines[:2] == [
+        "sse-broadcast: cannot reach http://127.0.0.1:1: refused",
+        f"sse-broadcast: {hint_for(ClientError('cannot reach http://x: refused'))}"[:100],
+    ]
+    read = await programs.run("status", "--url", "http://127.0.0.1:1")
+    assert read.err == b"sse-broadcast: cannot reach http://127.0.0.1:1: refused\n"
 
 
 def test_run_gives_what_the_coroutine_gives() -> None:
@@ -301,9 +342,13 @@ async def test_a_server_of_another_protocol_is_one_line(programs: Programs, use:
 
 
 ARGUMENTS = {
+    "bench": " [URL]",
+    "completion": " {bash|zsh|fish}",
     "disconnect": " ID",
-    "publish": " [MESSAGE]",
+    "doctor": " URL",
+    "publish": " [CHANNEL] [MESSAGE]",
     "store": " COMMAND [ARGS]...",
+    "subscribe": " [CHANNEL]...",
     "token": " COMMAND [ARGS]...",
 }
 

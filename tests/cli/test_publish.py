@@ -535,3 +535,39 @@ async def test_an_error_comes_behind_the_bar(server: Server, programs: Programs,
     assert (ended.code, ended.out) == (1, b"")
     assert shown.splitlines()[-1].endswith(b"; 0 published")
     assert shown.splitlines()[-1].startswith(b"sse-broadcast: ")
+
+
+# What hands type.
+
+
+async def test_the_channel_comes_first_of_two(server: Server, programs: Programs) -> None:
+    async with server.broadcaster.subscribe("*") as everything:
+        for words, stdin in ((("news", "hello"), b""), (("a,b", "both"), b""), (("news", "-"), b"a line\n")):
+            assert (await programs.run("publish", *words, "--url", server.url, stdin=stdin)).code == 0
+        received = [await anext(everything) for _ in range(3)]
+    assert [(each.channel, each.data) for each in received] == [
+        ("news", "hello"),
+        ("a", "both"),
+        ("news", "a line"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("news", "hello", "world"),
+            (
+                "3 words: at most a channel and a message are taken. "
+                "Put quotes around the message: publish news 'hello world'"
+            ),
+        ),
+        (("news", "hello", "--channel", "x"), "'news' and --channel: only one of them may say the channel."),
+    ],
+)
+async def test_what_is_not_clear_is_refused_with_what_to_write(
+    programs: Programs, arguments: tuple[str, ...], said: str
+) -> None:
+    ended = await programs.run("publish", *arguments, env={"COLUMNS": "200"})
+    assert ended.code == 2
+    assert ended.err.decode().splitlines()[-1] == f"Error: {said}"

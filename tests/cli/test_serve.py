@@ -1,6 +1,7 @@
 """`sse-broadcast serve`: the real command, its signals, and what it says."""
 
 import asyncio
+import io
 import json
 import os
 import pty
@@ -22,14 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast import __version__
-from sse_broadcast.cli.serve import shown_config
+from sse_broadcast.cli.serve import shown_config, shows_banner
 from sse_broadcast.config.schema import Config
 from sse_broadcast.config.sources import RULES, SETTINGS, load
 from sse_broadcast.event import Event
 from sse_broadcast.server.transport.admission import ACCEPTS
 from tests.conftest import Program
 from tests.support import process
-from tests.support.process import LISTENS, Ended, Process, Programs, Serving
+from tests.support.process import LISTENS, SCRIPT, Ended, Process, Programs, Serving
 from tests.support.sockets import PATIENCE, RawClient
 from tests.support.terminal import Terminal, terminals
 
@@ -56,6 +57,7 @@ OPENING = rb': \nretry: \d+\nevent: \$open\ndata: \{"heartbeat": 4\}\nid: [0-9a-
 DRAIN = '{"reason": "drain"}'
 
 Open = Callable[..., Awaitable[RawClient]]
+Start = Callable[..., Awaitable[Terminal]]
 
 
 @pytest.fixture
@@ -1032,3 +1034,36 @@ async def test_a_supervisor_is_told_of_a_reload_and_its_end(programs: Programs, 
                 said = await loop.sock_recv(supervisor, 4096)
                 assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", said)
                 assert await loop.sock_recv(supervisor, 4096) == ready
+
+
+# On a terminal, and elsewhere.
+
+
+async def test_a_pipe_has_json_logs_alone(programs: Programs) -> None:
+    """Whatever reads them, a container's log for one, gets an object a line and nothing else."""
+    serving = await programs.start(SCRIPT, "serve", "--port", "0", env={"SSE_BROADCAST_BANNER": "false"})
+    first = json.loads(await serving.error_line())
+    assert re.fullmatch(r"started: version \S+ listens on http://127\.0\.0\.1:\d+", first["message"])
+    serving.send_signal(signal.SIGTERM)
+    ended = await serving.ended()
+    assert (ended.code, ended.out) == (0, b"")
+    assert all(json.loads(line) for line in ended.err.splitlines())
+
+
+@pytest.mark.parametrize(("banner", "shown"), [(None, False), (True, True), (False, False)])
+def test_the_banner_is_for_a_terminal_unless_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    banner: bool | None,  # noqa: FBT001
+    shown: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert shows_banner(banner) is shown
+
+
+async def test_a_terminal_has_the_banner(terminal: Start) -> None:
+    started = await terminal("serve", "--port", "0")
+    await started.shows(
+        lambda lines: any(line.startswith("sse-broadcast listens on http://") for line in lines)
+    )
+    started.type(b"\x03")
+    assert await started.ended() == 0

@@ -227,7 +227,8 @@ async def test_the_command_is_given_no_secret(serve: Serve, programs: Programs) 
     await server.broadcaster.broadcast("x")
     ended = await subscribing.ended()
     given = dict(line.split("=", 1) for line in ended.out.decode().splitlines() if line.startswith("SSE_"))
-    assert {name for name in given if name.startswith("SSE_BROADCAST_")} == {"SSE_BROADCAST_QUEUE_SIZE"}
+    ours = {name for name in given if name.startswith("SSE_BROADCAST_")} - {"SSE_BROADCAST_BANNER"}
+    assert ours == {"SSE_BROADCAST_QUEUE_SIZE"}
     assert given["SSE_DATA"] == "x"
     assert TOKEN.encode() not in ended.out
     assert b"s3cret" not in ended.out
@@ -740,3 +741,29 @@ def test_a_piece_may_be_shown_one_by_one() -> None:
         ([Event("c")], "2"),
         ([], "end"),
     ]
+
+
+# What hands type.
+
+
+@pytest.mark.parametrize(
+    "names", [("news", "orders.*"), ("news,orders.*",), ("news", "--channel", "orders.*")]
+)
+async def test_channels_may_be_named_without_an_option(
+    server: Server, programs: Programs, names: tuple[str, ...]
+) -> None:
+    subscribing = await subscribe(programs, server, *names, "--count", "2")
+    await server.broadcaster.broadcast("not this")
+    await server.broadcaster.broadcast("one", channels=["news"])
+    await server.broadcaster.broadcast("two", channels=["orders.7"])
+    assert await subscribing.ended() == Ended(0, b"one\ntwo\n")
+
+
+async def test_a_terminal_says_that_it_is_connected_and_waits(server: Server, terminal: Start) -> None:
+    """On standard error, so that the events alone are in a pipe."""
+    shown = await terminal("subscribe", "news", "--url", server.url, "--count", "1")
+    told = f"sse-broadcast: connected to {server.url}, waiting for events on news; Ctrl-C ends"
+    await shown.shows(lambda lines: lines[0] == told)
+    await server.broadcaster.broadcast("hello", channels=["news"])
+    assert await shown.ended() == 0
+    assert shown.lines[:2] == [told, "hello"]

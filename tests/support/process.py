@@ -140,7 +140,8 @@ async def announced(process: Process) -> Serving:
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    return {**environ, "COLUMNS": "80", **(env or {})}
+    # Programs under test have no terminal, and say where they listen all the same.
+    return {**environ, "COLUMNS": "80", ENV_PREFIX + "BANNER": "true", **(env or {})}
 
 
 class Programs:
