@@ -1,4 +1,4 @@
-"""What most tests of the fan-out begin with."""
+"""Fixtures of the fan-out tests."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.support.memory_sinks import make_broadcaster
 
 @pytest.fixture
 def broadcaster() -> Broadcaster:
-    """Return a broadcaster of the default configuration, with the one epoch."""
+    """Return a broadcaster of the default configuration, with a fixed epoch."""
     return make_broadcaster()
 
 

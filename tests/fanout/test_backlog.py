@@ -1,4 +1,4 @@
-"""What waits for whom, however many they are."""
+"""Backlog statistics: queued events and lag, over all subscribers."""
 
 import asyncio
 import itertools
@@ -16,18 +16,18 @@ from tests.support.sockets import until
 
 
 def observed(distribution: Distribution) -> list[int]:
-    """Return how many are in each bucket by itself."""
+    """Return the number of observations in each bucket alone."""
     upto = [count for _, count in distribution.cumulated()]
     return [upto[0], *(after - before for before, after in itertools.pairwise(upto))]
 
 
-async def test_nobody_is_counted_where_nobody_is() -> None:
+async def test_without_subscribers_nothing_is_counted() -> None:
     backlog = await make_broadcaster().backlog()
     assert (backlog.queued_events.count, backlog.queued_bytes.count, backlog.replaying) == (0, 0, 0)
 
 
-async def test_what_waits_in_a_log_is_counted_for_each_place_in_it(broadcaster: Broadcaster) -> None:
-    """Outboxes that joined before, between and after two events that are yet to be written."""
+async def test_the_unwritten_part_of_a_log_is_counted_per_outbox(broadcaster: Broadcaster) -> None:
+    """The outboxes joined before, between and after two unwritten events."""
     connect(broadcaster)
     await broadcaster.broadcast("a")
     connect(broadcaster)
@@ -41,8 +41,8 @@ async def test_what_waits_in_a_log_is_counted_for_each_place_in_it(broadcaster: 
     assert backlog.queued_bytes.total == one.size + 2 * other.size
 
 
-async def test_what_waits_in_a_queue_of_ones_own_is_counted(broadcaster: Broadcaster) -> None:
-    """Of a reader whose socket is full, and of a program that does not iterate."""
+async def test_events_in_a_subscribers_own_queue_are_counted(broadcaster: Broadcaster) -> None:
+    """One subscriber has a full socket, the other is a program that does not iterate."""
     outbox, sink = connect(broadcaster)
     stream = broadcaster.subscribe("default")
     async with stream:
@@ -56,8 +56,8 @@ async def test_what_waits_in_a_queue_of_ones_own_is_counted(broadcaster: Broadca
     assert backlog.queued_bytes.total == sum(each.queued_bytes for each in (outbox.subscriber,)) / 2 * 5
 
 
-async def test_who_is_catching_up_is_counted_as_such(broadcaster: Broadcaster) -> None:
-    """What it has yet to get is in the history, and nowhere else."""
+async def test_a_replaying_subscriber_has_its_backlog_in_the_history(broadcaster: Broadcaster) -> None:
+    """Its own queue is empty."""
     await publish(broadcaster, "a")
     outbox, _ = connect(broadcaster, since="earliest")
     backlog = await broadcaster.backlog()
@@ -67,10 +67,10 @@ async def test_who_is_catching_up_is_counted_as_such(broadcaster: Broadcaster) -
     assert (backlog.replaying, backlog.queued_events.count) == (0, 1)
 
 
-async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scrape is nobody's wait: neither of many subscribers of one channel nor of many channels."""
+async def test_collection_yields_between_two_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape delays no event, with many subscribers of one channel or with many channels."""
     broadcaster = make_broadcaster(subscribed_channels=100_000)
-    # What is published waits as long as the collection takes: with nothing to compare that would be shorter.
+    # Without another task ready, the event would wait for the whole collection.
     monkeypatch.setattr(Dispatcher, "schedule_group", lambda *_: None)
     for number in range(2 * SUBSCRIBERS_PER_TURN + COMPARED_AT_ONCE):
         connect(broadcaster)
@@ -86,10 +86,10 @@ async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPat
     assert backlog.queued_events.count == 2 * (2 * SUBSCRIBERS_PER_TURN + COMPARED_AT_ONCE)
 
 
-async def test_who_leaves_meanwhile_is_no_harm(
+async def test_subscribers_may_leave_during_the_collection(
     monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster
 ) -> None:
-    """Subscribers, and the group as a whole, that are gone when it is their turn."""
+    """They and their whole group are gone when their turn comes."""
     monkeypatch.setattr(Dispatcher, "schedule_group", lambda *_: None)
     monkeypatch.setattr(backlog_module, "SUBSCRIBERS_PER_TURN", COMPARED_AT_ONCE)
     outboxes = [connect(broadcaster)[0] for _ in range(2 * COMPARED_AT_ONCE)]
@@ -101,6 +101,6 @@ async def test_who_leaves_meanwhile_is_no_harm(
     assert (await taking).queued_events.count == COMPARED_AT_ONCE
 
 
-def test_a_portion_is_made_of_steps() -> None:
-    """Or it would be larger than it says."""
+def test_a_slice_is_a_whole_number_of_steps() -> None:
+    """Otherwise a slice would be larger than its size says."""
     assert backlog_module.SUBSCRIBERS_PER_TURN % backlog_module.COMPARED_AT_ONCE == 0

@@ -1,4 +1,4 @@
-"""A queue in which the newest replaces."""
+"""Conflation: a newer event of a key replaces the older one."""
 
 import itertools
 import tracemalloc
@@ -36,8 +36,8 @@ def positions(queue: Conflated) -> list[int]:
     return taken
 
 
-def test_what_is_replaced_gives_its_bytes_back() -> None:
-    """As many as it counted for."""
+def test_a_replaced_event_frees_its_bytes() -> None:
+    """The queue frees as many bytes as it counted for the event."""
     queue = Conflated(Selector.parse("a"))
     old = publication(1, data="x" * 50)
     assert offer(queue, old) == 0
@@ -61,10 +61,10 @@ def test_what_is_replaced_gives_its_bytes_back() -> None:
         (["abc:k", "cb:k", "a:k"], [2, 3]),
     ],
 )
-def test_an_event_goes_once_each_of_its_channels_has_a_newer_of_its_key(
+def test_an_event_is_replaced_once_all_its_channels_have_a_newer_one(
     offers: list[str], expected: list[int]
 ) -> None:
-    """The newest stands at its own place; one without a key replaces nothing, and nothing replaces it."""
+    """An event without a key replaces nothing and is never replaced."""
     queue = Conflated(Selector.parse("a", "b", "c"))
     for position, each in enumerate(offers, 1):
         channels, _, key = each.partition(":")
@@ -73,15 +73,15 @@ def test_an_event_goes_once_each_of_its_channels_has_a_newer_of_its_key(
 
 
 @pytest.mark.parametrize("selector", [Selector.parse("a"), Selector.parse("a*"), Selector.parse("a", "a*")])
-def test_only_the_readers_own_channels_count(selector: Selector) -> None:
-    """A channel it does not read keeps nothing for it."""
+def test_only_channels_of_the_subscriber_count(selector: Selector) -> None:
+    """An event's other channels need no newer event of its key."""
     queue = Conflated(selector)
     offer(queue, publication(1, "ab"), publication(2, "ca"))
     assert positions(queue) == [2]
 
 
-def test_what_was_taken_is_neither_replaced_nor_counted() -> None:
-    """A reader that has an event gets the newer one as well, and no bytes come back."""
+def test_a_taken_event_is_not_replaced() -> None:
+    """The subscriber gets the newer one as well, and no bytes are freed."""
     queue = Conflated(Selector.parse("a"))
     offer(queue, publication(1))
     assert queue.popleft().position == 1
@@ -89,8 +89,8 @@ def test_what_was_taken_is_neither_replaced_nor_counted() -> None:
     assert positions(queue) == [2]
 
 
-def test_one_partly_replaced_when_it_is_taken_leaves_nothing_behind() -> None:
-    """Its claim on the other channel goes with it; the newer one's stays."""
+def test_taking_a_partly_replaced_event_clears_its_index_entries() -> None:
+    """The entry of the newer event stays."""
     queue = Conflated(Selector.parse("a", "b"))
     offer(queue, publication(1, "ab"), publication(2, "a"))
     assert queue.popleft().position == 1
@@ -100,8 +100,8 @@ def test_one_partly_replaced_when_it_is_taken_leaves_nothing_behind() -> None:
     assert queue.bytes == 0
 
 
-def test_a_queue_that_empties_again_and_again_takes_no_more() -> None:
-    """Nothing is kept of what was taken, whether it was replaced in some of its channels or not."""
+def test_a_queue_that_empties_repeatedly_does_not_grow() -> None:
+    """The index keeps nothing of taken events, partly replaced or not."""
     queue = Conflated(Selector.parse("a", "b"))
     came = [publication(position, "ab" if position % 2 else "a") for position in range(1, 2001)]
     tracemalloc.start()
@@ -143,8 +143,8 @@ OFFERS = st.tuples(
 
 
 @given(st.lists(st.none() | OFFERS, max_size=60))
-def test_it_keeps_what_the_naive_way_keeps(steps: list[tuple[str, str | None, str] | None]) -> None:
-    """After any offers and takes: the same events in the same order, the same bytes given back."""
+def test_conflation_agrees_with_a_naive_model(steps: list[tuple[str, str | None, str] | None]) -> None:
+    """After any offers and takes both have the same events in the same order, and freed the same bytes."""
     queue, naive = Conflated(Selector.parse("a", "b", "c")), Naive(set("abc"))
     for position, step in enumerate(steps, 1):
         if step is not None:
@@ -161,8 +161,8 @@ def test_it_keeps_what_the_naive_way_keeps(steps: list[tuple[str, str | None, st
 
 
 @pytest.mark.parametrize("channels", [1, 100])
-def test_what_a_queue_takes_itself_is_counted(channels: int) -> None:
-    """Its indexes too, which are larger than small events are."""
+def test_memory_of_the_indexes_is_counted(channels: int) -> None:
+    """For small events the indexes are larger than the events."""
     names = tuple(f"c{number}" for number in range(channels))
     queue = Conflated(Selector.parse(*names))
     came = [

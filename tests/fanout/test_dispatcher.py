@@ -1,4 +1,4 @@
-"""Passes over groups, catching up, full sinks and the ends of streams, over sinks in memory."""
+"""Dispatcher: passes over groups, replay, full sinks and the ends of streams, over sinks in memory."""
 
 import asyncio
 import itertools
@@ -41,12 +41,12 @@ from tests.support.sockets import until
 
 @pytest.fixture
 def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a slice end behind one turn of a group."""
+    """End the slice after one turn of a group."""
     monkeypatch.setattr(dispatcher_module, "SLICE_SECONDS", 1e-6)
 
 
 async def test_every_outbox_gets_everything_in_order(broadcaster: Broadcaster) -> None:
-    """More outboxes than a turn, more events than a pass."""
+    """There are more outboxes than a turn writes to, and more events than a pass has."""
     sinks = [connect(broadcaster)[1] for _ in range(3 * OUTBOXES_PER_TURN + 1)]
     await publish(broadcaster, *range(5))
     everything = blocks(*range(5))
@@ -54,8 +54,8 @@ async def test_every_outbox_gets_everything_in_order(broadcaster: Broadcaster) -
     assert {sink.data for sink in sinks} == {everything}
 
 
-async def test_what_waits_leaves_in_one_write(broadcaster: Broadcaster) -> None:
-    """Events published before a slice are joined; those after it are not waited for."""
+async def test_events_published_before_a_slice_are_written_together(broadcaster: Broadcaster) -> None:
+    """The slice does not wait for later events."""
     _, sink = connect(broadcaster)
     await publish(broadcaster, "a", "b")
     await settled()
@@ -63,8 +63,8 @@ async def test_what_waits_leaves_in_one_write(broadcaster: Broadcaster) -> None:
     assert sink.written == [blocks("a", "b"), block(3, "c")]
 
 
-async def test_a_write_joins_a_bounded_number_of_bytes(broadcaster: Broadcaster) -> None:
-    """What is longer than a write goes in several, each of whole frames."""
+async def test_a_write_is_limited_in_bytes(broadcaster: Broadcaster) -> None:
+    """A longer backlog is several writes, each of whole frames."""
     _, sink = connect(broadcaster)
     await publish(broadcaster, *[LARGE] * 5)
     await until(lambda: sink.data == blocks(*[LARGE] * 5))
@@ -72,8 +72,8 @@ async def test_a_write_joins_a_bounded_number_of_bytes(broadcaster: Broadcaster)
     assert all(len(data) <= WRITE_LIMIT for data in sink.written)
 
 
-async def test_who_joins_in_the_middle_gets_what_came_after(broadcaster: Broadcaster) -> None:
-    """An outbox that joins while events wait for others gets none of those, and all that follow."""
+async def test_a_late_joiner_gets_only_later_events(broadcaster: Broadcaster) -> None:
+    """It joins while older events wait for other outboxes."""
     _, first = connect(broadcaster)
     await broadcaster.broadcast("a")
     _, second = connect(broadcaster)
@@ -83,8 +83,8 @@ async def test_who_joins_in_the_middle_gets_what_came_after(broadcaster: Broadca
 
 
 @pytest.mark.usefixtures("one_turn")
-async def test_a_crowd_may_join_in_the_middle(broadcaster: Broadcaster) -> None:
-    """Each gets what came after it, a turn of them at a time; one that goes meanwhile gets nothing."""
+async def test_many_outboxes_can_join_during_a_pass(broadcaster: Broadcaster) -> None:
+    """Each gets the events after it joined. An outbox that leaves meanwhile gets nothing."""
     outbox, first = connect(broadcaster)
     await publish(broadcaster, "a")
     crowd = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
@@ -104,8 +104,8 @@ async def test_a_crowd_may_join_in_the_middle(broadcaster: Broadcaster) -> None:
     assert broadcaster.metrics.events_written == 2 + 2 * OUTBOXES_PER_TURN
 
 
-async def test_one_that_is_filled_by_what_it_catches_up_with_has_it(broadcaster: Broadcaster) -> None:
-    """It waits for nothing that it was written."""
+async def test_a_late_joiner_filled_by_its_first_write_has_that_write(broadcaster: Broadcaster) -> None:
+    """Its own queue holds nothing of it."""
     connect(broadcaster)
     await broadcaster.broadcast("a")
     outbox, sink = connect(broadcaster, takes_more=False)
@@ -116,8 +116,8 @@ async def test_one_that_is_filled_by_what_it_catches_up_with_has_it(broadcaster:
     assert sink.data == block(2, "b") + block(3, "c")
 
 
-async def test_a_pass_that_nobody_waits_for_is_not_late(broadcaster: Broadcaster) -> None:
-    """What they have yet to get goes with those who leave."""
+async def test_a_pass_without_members_is_not_late(broadcaster: Broadcaster) -> None:
+    """The unwritten events of outboxes that left no longer count as lag."""
     for _ in range(2):
         outbox, _ = connect(broadcaster)
         await broadcaster.broadcast("a")
@@ -127,8 +127,8 @@ async def test_a_pass_that_nobody_waits_for_is_not_late(broadcaster: Broadcaster
 
 
 @pytest.mark.usefixtures("one_turn")
-async def test_one_that_was_late_and_full_gets_nothing_twice(broadcaster: Broadcaster) -> None:
-    """It comes back while the pass is on that it had a part in, and has its end by then."""
+async def test_a_late_joiner_that_fills_gets_nothing_twice(broadcaster: Broadcaster) -> None:
+    """It rejoins its group during the same pass, having the events of that pass already."""
     connect(broadcaster)
     await publish(broadcaster, "a")
     crowd = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
@@ -146,8 +146,8 @@ async def test_one_that_was_late_and_full_gets_nothing_twice(broadcaster: Broadc
     assert {tuple(sink.written) for _, sink in crowd} == {(block(2, "b"), block(3, "c"))}
 
 
-async def test_a_sink_that_fills_and_then_fails_harms_nobody(broadcaster: Broadcaster) -> None:
-    """It has left the writer list by the time that it fails; those behind it get theirs."""
+async def test_a_sink_that_fills_and_then_fails_disturbs_no_other(broadcaster: Broadcaster) -> None:
+    """It has left the writer list before it fails. The sinks behind it are written to."""
 
     class Filling(MemorySink):
         def write(self, data: bytes) -> None:
@@ -165,7 +165,7 @@ async def test_a_sink_that_fills_and_then_fails_harms_nobody(broadcaster: Broadc
 
 
 async def test_a_full_sink_is_not_written_to_until_it_has_emptied(broadcaster: Broadcaster) -> None:
-    """Its events wait in its own queue, in order, while others go on; then it joins its group again."""
+    """Its events wait in its own queue, in order, while others go on. Then it rejoins its group."""
     outbox, slow = connect(broadcaster)
     _, other = connect(broadcaster)
     slow.takes_more = False
@@ -181,7 +181,7 @@ async def test_a_full_sink_is_not_written_to_until_it_has_emptied(broadcaster: B
 
 
 async def test_a_sink_that_fills_during_a_pass_loses_nothing_published_meanwhile() -> None:
-    """What was logged behind the pass that filled it is in its queue."""
+    """Events logged after the pass that filled it are in its queue."""
     broadcaster = make()
     _outbox, sink = connect(broadcaster, takes_more=False)
     await publish(broadcaster, *[LARGE] * 4)
@@ -191,8 +191,8 @@ async def test_a_sink_that_fills_during_a_pass_loses_nothing_published_meanwhile
     await until(lambda: sink.data == blocks(*[LARGE] * 4))
 
 
-async def test_a_burst_larger_than_the_queue_drops_nothing_of_a_reader_that_takes_it() -> None:
-    """A program that publishes without pause disconnects no healthy reader."""
+async def test_a_burst_larger_than_the_queue_drops_nothing_of_a_fast_subscriber() -> None:
+    """A program that publishes without pause disconnects no healthy subscriber."""
     broadcaster = make(queue_size=10, overflow=Overflow.DISCONNECT)
     _, sink = connect(broadcaster)
     await publish(broadcaster, *range(1000))
@@ -203,10 +203,10 @@ async def test_a_burst_larger_than_the_queue_drops_nothing_of_a_reader_that_take
 
 @pytest.mark.parametrize(("fault", "reason"), [("gone", "left"), ("broken", "error")])
 @pytest.mark.parametrize("since", [None, "earliest"])
-async def test_a_sink_that_fails_harms_nobody_else(
+async def test_a_sink_that_fails_disturbs_no_other(
     broadcaster: Broadcaster, fault: str, reason: str, since: str | None
 ) -> None:
-    """It is let go at its next write, live or catching up, and its owner is told; the pass goes on."""
+    """It is removed at its next write, live or in its replay, and its owner is called. The pass goes on."""
     if since:
         await publish(broadcaster, "a")
     (_, before), (outbox, failing), (_, after) = [connect(broadcaster, since=since) for _ in range(3)]
@@ -222,7 +222,7 @@ async def test_a_sink_that_fails_harms_nobody_else(
     assert failing.written == []
 
 
-async def test_an_overflowing_subscriber_gets_close_if_it_still_takes_it() -> None:
+async def test_an_overflowing_subscriber_gets_close_if_its_sink_is_not_full() -> None:
     """Its queue is dropped, it gets `$close`, and its stream ends."""
     broadcaster = make(queue_size=1)
     outbox, sink = connect(broadcaster, takes_more=False)
@@ -236,8 +236,8 @@ async def test_an_overflowing_subscriber_gets_close_if_it_still_takes_it() -> No
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
-async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow) -> None:
-    """What it gets is what was kept, and one `$reset` with the number of the rest."""
+async def test_a_subscriber_that_falls_behind_gets_a_reset(overflow: Overflow) -> None:
+    """It gets the kept events, and one `$reset` with the number of dropped ones."""
     broadcaster = make(queue_size=2, overflow=overflow)
     _outbox, sink = connect(broadcaster, takes_more=False)
     await deliver(broadcaster, *range(6))
@@ -251,12 +251,12 @@ async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow
     assert broadcaster.counts.dropped == {overflow: 3}
 
 
-async def test_closing_gives_what_was_accepted_then_close(broadcaster: Broadcaster) -> None:
-    """A server that stops loses nothing it has answered for."""
+async def test_closing_writes_the_queued_events_before_close(broadcaster: Broadcaster) -> None:
+    """A server that stops delivers every event that it has acknowledged."""
     outbox, sink = connect(broadcaster)
 
     async def publish_and_close() -> None:
-        # Nothing is between the two: no slice has run.
+        # No slice runs between the two.
         await broadcaster.broadcast("a")
         await broadcaster.close(timeout=30)
 
@@ -271,7 +271,7 @@ async def test_closing_gives_what_was_accepted_then_close(broadcaster: Broadcast
 
 
 async def test_a_burst_schedules_its_group_once(clock: LoopClock) -> None:
-    """However often a log at its limits was emptied meanwhile, its group has one turn for each of another."""
+    """Emptying a full log gives its group no additional turns."""
     order: list[str] = []
     broadcaster = make(queue_size=10)
     sinks = [CostlySink(name, clock, 0.0, order) for name in "ab" * 2 * OUTBOXES_PER_TURN]
@@ -288,10 +288,10 @@ async def test_a_burst_schedules_its_group_once(clock: LoopClock) -> None:
 
 @pytest.mark.parametrize("overflow", list(Overflow))
 @pytest.mark.parametrize("queue_size", [1, 3])
-async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_place(
+async def test_an_event_for_a_full_queue_and_a_drained_sink_keeps_its_place(
     overflow: Overflow, queue_size: int
 ) -> None:
-    """Between draining and the next slice, room is made by writing: nothing later may overtake the event."""
+    """Between the drain and the next slice the queue is written first, so that no later event overtakes."""
     broadcaster = make(queue_size=queue_size, overflow=overflow)
     outbox, sink = connect(broadcaster)
     _, other = connect(broadcaster)
@@ -310,8 +310,8 @@ async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_p
     assert sink.data == everything
 
 
-async def test_the_end_is_written_once(broadcaster: Broadcaster) -> None:
-    """An outbox that has just drained, or has a heartbeat due, and ends in the same turn ends once."""
+async def test_close_is_written_once(broadcaster: Broadcaster) -> None:
+    """The outbox has just drained, or a heartbeat is due, in the turn in which it ends."""
     outbox, sink = connect(broadcaster, takes_more=False)
     await deliver(broadcaster, "a")
     await broadcaster.broadcast("b")
@@ -326,8 +326,8 @@ async def test_the_end_is_written_once(broadcaster: Broadcaster) -> None:
     await closing
 
 
-async def test_a_conflating_reader_that_falls_behind_keeps_the_newest_of_each_key() -> None:
-    """At the newest one's place, and without a word of a loss."""
+async def test_a_conflating_subscriber_that_falls_behind_keeps_the_newest_of_each_key() -> None:
+    """Each is at the place of its newest event, and there is no `$reset`."""
     broadcaster = make(queue_size=2, overflow=Overflow.CONFLATE)
     _outbox, sink = connect(broadcaster, takes_more=False)
     await deliver(broadcaster, "first")
@@ -339,8 +339,8 @@ async def test_a_conflating_reader_that_falls_behind_keeps_the_newest_of_each_ke
 
 
 @pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT])
-async def test_close_says_when_to_come_back_as_the_channels_rule_does(encoding: Encoding) -> None:
-    """A rule's reconnection time is its readers', to the end; and it is written as all else was."""
+async def test_close_has_the_reconnection_time_of_the_channels_policy(encoding: Encoding) -> None:
+    """Its frame is in the encoding of the stream."""
     broadcaster = make(channel=(ChannelRule(match="a", retry=0),))
     _, sink = connect(broadcaster, "a", sink=MemorySink(encoding))
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
@@ -350,8 +350,8 @@ async def test_close_says_when_to_come_back_as_the_channels_rule_does(encoding: 
     closing.cancel()
 
 
-async def test_who_leaves_before_its_close_is_written_nothing(broadcaster: Broadcaster) -> None:
-    """Its handler is over, and its sink is no longer ours to write to."""
+async def test_an_outbox_that_left_gets_no_close(broadcaster: Broadcaster) -> None:
+    """Its handler has returned, and the sink may belong to another response."""
     outbox, sink = connect(broadcaster)
     outbox.subscriber.close(CloseReason.DRAIN)
     broadcaster.disconnect(outbox)
@@ -359,7 +359,7 @@ async def test_who_leaves_before_its_close_is_written_nothing(broadcaster: Broad
     assert sink.written == []
 
 
-async def test_readers_of_several_channels_are_told_which(broadcaster: Broadcaster) -> None:
+async def test_events_name_their_channel_to_subscribers_of_several(broadcaster: Broadcaster) -> None:
     """Live, from a queue of their own, and from the history: those that they asked for."""
     line = b'{"channel":"b","id":"0123abcd-%d","event":"message","data":"%d","time":1700000000.0%s}\n'
     _outbox, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
@@ -374,11 +374,11 @@ async def test_readers_of_several_channels_are_told_which(broadcaster: Broadcast
     assert late.data == b"".join(line % (number, number, b"") for number in (1, 2, 3))
 
 
-# Catching up.
+# Replay.
 
 
-async def test_a_reader_catches_up_in_pages_and_goes_live(broadcaster: Broadcaster) -> None:
-    """What it has to get leaves as whole frames, in bounded writes; what comes then, as for anyone."""
+async def test_a_subscriber_replays_in_pages_and_goes_live(broadcaster: Broadcaster) -> None:
+    """The replay is whole frames in writes of limited size. Then events are delivered as to any other."""
     await publish(broadcaster, *[LARGE] * 5)
     outbox, sink = connect(broadcaster, since="earliest")
     assert (outbox.following, broadcaster.client_count) == (False, 1)
@@ -390,8 +390,8 @@ async def test_a_reader_catches_up_in_pages_and_goes_live(broadcaster: Broadcast
     assert sink.written[3:] == [block(6, "live")]
 
 
-async def test_a_reader_with_nothing_to_catch_up_with_follows_at_once(broadcaster: Broadcaster) -> None:
-    """With the newest id as with none."""
+async def test_a_subscriber_with_nothing_to_replay_goes_live_at_once(broadcaster: Broadcaster) -> None:
+    """This holds with the newest id and without an id."""
     await broadcaster.broadcast("before")
     one, sink = connect(broadcaster)
     two, other = connect(broadcaster, since=broadcaster.cursor)
@@ -401,8 +401,8 @@ async def test_a_reader_with_nothing_to_catch_up_with_follows_at_once(broadcaste
     assert sink.data == other.data == block(2, "a")
 
 
-async def test_a_page_is_taken_when_the_sink_has_room_for_it() -> None:
-    """And not before: a blocked reader has nothing queued, and keeps its place in the history."""
+async def test_a_page_is_read_when_the_sink_has_room() -> None:
+    """A blocked subscriber has nothing queued, and keeps its place in the history."""
     broadcaster = make(queue_size=1)
     await publish(broadcaster, *[LARGE] * 3)
     outbox, sink = connect(broadcaster, since="earliest")
@@ -423,13 +423,13 @@ async def test_a_page_is_taken_when_the_sink_has_room_for_it() -> None:
     assert sink.data == blocks(LARGE, LARGE, LARGE, *range(5))
 
 
-async def test_what_is_published_between_pages_comes_once_and_in_its_place(broadcaster: Broadcaster) -> None:
-    """However often the reader was about to go live, it does so once."""
+async def test_events_published_between_pages_arrive_once_and_in_order(broadcaster: Broadcaster) -> None:
+    """A subscriber goes live once, however often it reaches the end of the history."""
     await publish(broadcaster, *range(3))
     outbox, sink = connect(broadcaster, since="earliest", takes_more=False)
     for number in range(3, 10):
         await settled()
-        # It has everything there is, and its sink is full: it is not live, since it is not asked.
+        # It has all events, but its sink is full: an outbox goes live only in its own turn.
         assert not outbox.subscriber.waiting
         assert not outbox.following
         await broadcaster.broadcast(str(number))
@@ -441,8 +441,8 @@ async def test_what_is_published_between_pages_comes_once_and_in_its_place(broad
     assert sink.data == blocks(*range(10), "live")
 
 
-async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster) -> None:
-    """Two turns for the same outbox are no two beginnings."""
+async def test_a_subscriber_goes_live_once(monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster) -> None:
+    """A second turn of the same outbox does not start it again."""
     followed: list[Outbox] = []
     follow = Outbox.join_group
 
@@ -460,8 +460,8 @@ async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch, broadcas
     assert sink.data == blocks(*[LARGE] * 5, "live")
 
 
-class Crowd:
-    """Readers that join, and whose sinks fill and empty, at moments left to chance."""
+class Simulation:
+    """Subscribers that join, and whose sinks fill and empty, at random moments."""
 
     def __init__(self, chance: random.Random) -> None:
         self.broadcaster = make()
@@ -470,7 +470,7 @@ class Crowd:
         self._chance = chance
 
     async def act(self) -> None:
-        """Do any one of what may happen next."""
+        """Do one random action."""
         match self._chance.randrange(5):
             case 0:
                 self._join()
@@ -484,7 +484,7 @@ class Crowd:
                 await asyncio.sleep(0)
 
     async def calm(self) -> None:
-        """Let everyone take what there is."""
+        """Drain all sinks until nothing is left to write."""
         for _, outbox, sink in self.readers:
             self._stir(outbox, sink, takes_more=True)
         outboxes = [outbox for _, outbox, _ in self.readers]
@@ -505,9 +505,9 @@ class Crowd:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_readers_that_join_and_block_at_any_moment_get_everything_once(seed: int) -> None:
-    """Every reader's bytes are those of the log from its cursor on, whatever happened on the way."""
-    crowd = Crowd(random.Random(seed))
+async def test_subscribers_that_join_and_block_at_random_get_everything_once(seed: int) -> None:
+    """Each one's bytes are those of the log from its cursor on."""
+    crowd = Simulation(random.Random(seed))
     for _ in range(300):
         await crowd.act()
     await crowd.calm()
@@ -516,17 +516,17 @@ async def test_readers_that_join_and_block_at_any_moment_get_everything_once(see
     assert crowd.broadcaster.client_count == len(crowd.readers) > 0
 
 
-# Pages of history, joined once.
+# Pages of history, encoded once and shared.
 
 
 def pages_of(*sinks: MemorySink) -> int:
-    """Return how many objects there are among all that was written."""
+    """Return the number of distinct objects among all writes."""
     return len({id(data) for sink in sinks for data in sink.written})
 
 
 @pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT, JSON, NDJSON])
-async def test_readers_that_come_back_together_get_the_same_pages(encoding: Encoding) -> None:
-    """The same bytes, object by object; a page is joined once for all of them."""
+async def test_subscribers_that_reconnect_together_share_pages(encoding: Encoding) -> None:
+    """All get the same bytes objects, because a page is encoded once."""
     broadcaster = make()
     await publish(broadcaster, *[LARGE] * 6)
     sinks = [connect(broadcaster, since="earliest", sink=MemorySink(encoding))[1] for _ in range(5)]
@@ -537,8 +537,8 @@ async def test_readers_that_come_back_together_get_the_same_pages(encoding: Enco
         assert sinks[0].data == blocks(*[LARGE] * 6)
 
 
-async def test_readers_of_something_else_never_share_a_page(broadcaster: Broadcaster) -> None:
-    """Though it begins and ends with the same events and has as many of them: each gets its own."""
+async def test_subscribers_with_another_selector_or_encoding_share_no_page(broadcaster: Broadcaster) -> None:
+    """Their pages begin and end with the same events, and have as many of them."""
     rows = [("a", "t"), ("b", "t"), ("c", "u"), ("a", "u"), ("a", "t")]
     for number, (channel, kind) in enumerate(rows, 1):
         await broadcaster.broadcast(str(number), event=kind, channels=[channel])
@@ -563,8 +563,8 @@ async def test_readers_of_something_else_never_share_a_page(broadcaster: Broadca
         assert sink.data == "".join(frames).encode()
 
 
-async def test_a_page_that_lost_something_is_another_page() -> None:
-    """It begins and ends as the one that was given before, and is joined anew."""
+async def test_a_page_that_lost_events_is_another_page() -> None:
+    """It begins and ends with the same events as the page encoded before the eviction."""
     broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
     for channel in "aba":
         await broadcaster.broadcast("x", channels=[channel])
@@ -578,8 +578,10 @@ async def test_a_page_that_lost_something_is_another_page() -> None:
     assert after.written == [block(1, "x") + block(3, "x"), large]
 
 
-async def test_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster) -> None:
-    """The oldest goes first, a frame alone is none of them, and with the last reader all are gone."""
+async def test_the_number_of_cached_pages_is_limited(
+    monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster
+) -> None:
+    """The oldest goes first. A single frame is not cached. The last subscriber takes all pages along."""
     monkeypatch.setattr(dispatcher_module, "PAGES", 2)
     await publish(broadcaster, *range(10))
     outboxes: list[Outbox] = []
@@ -596,14 +598,14 @@ async def test_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch, broadcast
     assert await page_since(7) is second
     assert await page_since(8) is third
     assert await page_since(6) is not first
-    async with broadcaster.subscribe():  # its group lasts longer than they do
+    async with broadcaster.subscribe():  # Keeps its group alive after the others have left.
         for outbox in outboxes:
             broadcaster.disconnect(outbox)
         assert await page_since(8) is not third
 
 
-async def test_a_filter_is_a_filter_of_the_history_too(broadcaster: Broadcaster) -> None:
-    """Catching up gives the channels and types asked for, and nothing else."""
+async def test_filters_apply_to_the_replay(broadcaster: Broadcaster) -> None:
+    """It has the requested channels and types only."""
     outbox, sink = connect(broadcaster, "a", types=["t"])
     for channel, event in (("a", "t"), ("a", "u"), ("b", "t"), ("a", "t")):
         await broadcaster.broadcast("x", event=event, channels=[channel])
@@ -614,8 +616,8 @@ async def test_a_filter_is_a_filter_of_the_history_too(broadcaster: Broadcaster)
     assert outbox.following
 
 
-async def test_a_reader_that_wants_nothing_of_a_long_history_still_goes_live() -> None:
-    """Pages that turn out empty are turned all the same."""
+async def test_a_subscriber_without_matching_history_goes_live() -> None:
+    """Empty pages are read to the end of the history."""
     broadcaster = make(history_size=10_000)
     drafts = [broadcaster.draft(Event("x", "t"), ["a"])] * 5000
     await broadcaster.publish_all(drafts)
@@ -626,8 +628,8 @@ async def test_a_reader_that_wants_nothing_of_a_long_history_still_goes_live() -
     assert sink.data == b"event: u\ndata: x\nid: 0123abcd-5001\n\n"
 
 
-async def test_a_loss_before_a_page_is_taken_is_told_before_what_is_still_held() -> None:
-    """Once, with the id just before that: the history held everything when the reader came."""
+async def test_a_loss_before_the_first_page_gets_a_reset_before_the_rest() -> None:
+    """The `$reset` comes once, with the id before the oldest kept event. Nothing was lost on joining."""
     broadcaster = make(history_size=2)
     await broadcaster.broadcast("0")
     outbox, sink = connect(broadcaster, since=f"{EPOCH}-0")
@@ -638,8 +640,8 @@ async def test_a_loss_before_a_page_is_taken_is_told_before_what_is_still_held()
     assert outbox.following
 
 
-async def test_a_loss_that_the_opening_told_is_not_told_again() -> None:
-    """What follows is what is still held; the news are counted among what the reader was given."""
+async def test_a_loss_reported_by_the_first_frames_is_not_reported_again() -> None:
+    """The kept events follow. The `$reset` counts as an event sent."""
     broadcaster = make(history_size=2)
     await publish(broadcaster, *range(5))
     outbox, sink = connect(broadcaster, since=f"{EPOCH}-1")
@@ -648,8 +650,8 @@ async def test_a_loss_that_the_opening_told_is_not_told_again() -> None:
     assert (outbox.following, outbox.given) == (True, 3)
 
 
-async def test_a_drain_ends_a_reader_that_is_catching_up_at_once(broadcaster: Broadcaster) -> None:
-    """What it has yet to get is in its history: it comes back for it with the id it has."""
+async def test_a_drain_ends_a_replay_at_once(broadcaster: Broadcaster) -> None:
+    """The rest is in the history: the client resumes with its last id."""
     await publish(broadcaster, *[LARGE] * 5)
     outbox, sink = connect(broadcaster, since="earliest", takes_more=False)
     await settled()
@@ -665,8 +667,8 @@ async def test_a_drain_ends_a_reader_that_is_catching_up_at_once(broadcaster: Br
     await closing
 
 
-async def test_a_drain_before_the_first_page_is_close_alone(broadcaster: Broadcaster) -> None:
-    """The slice that would have written the page writes the end, with the id of the first frames."""
+async def test_a_drain_before_the_first_page_writes_only_close(broadcaster: Broadcaster) -> None:
+    """It has the id of the first frames."""
     await broadcaster.broadcast("a")
     outbox, sink = connect(broadcaster, since="earliest")
     outbox.subscriber.close(CloseReason.DRAIN)
@@ -674,8 +676,10 @@ async def test_a_drain_before_the_first_page_is_close_alone(broadcaster: Broadca
     require_closed(sink.data, "drain", 0)
 
 
-async def test_who_leaves_before_its_first_page_is_written_nothing(broadcaster: Broadcaster) -> None:
-    """Its turn finds it gone, and nothing of it is kept."""
+async def test_an_outbox_that_leaves_before_its_first_page_is_written_nothing(
+    broadcaster: Broadcaster,
+) -> None:
+    """Its turn finds it gone, and the dispatcher keeps nothing of it."""
     await publish(broadcaster, "a")
     outbox, sink = connect(broadcaster, since="earliest")
     broadcaster.disconnect(outbox)
@@ -686,10 +690,10 @@ async def test_who_leaves_before_its_first_page_is_written_nothing(broadcaster: 
     assert left() is None
 
 
-async def test_groups_and_subscribers_that_catch_up_do_not_starve_one_another(
+async def test_groups_and_replays_do_not_starve_one_another(
     broadcaster: Broadcaster, clock: LoopClock
 ) -> None:
-    """Within one slice they take turns: a turn of the one, then as long of the other as that may take."""
+    """Within a slice a turn of one is followed by a turn of the other, each of limited length."""
     order, write, page = list[str](), 2.0**-17, 2.0**-13
     await publish(broadcaster, *[LARGE] * 60)
     for _ in range(3):
@@ -708,8 +712,8 @@ async def test_groups_and_subscribers_that_catch_up_do_not_starve_one_another(
     assert SLICE_SECONDS <= clock.now < SLICE_SECONDS + OUTBOXES_PER_TURN * write + TURN + page
 
 
-async def test_callers_that_catch_up_take_turns(clock: LoopClock) -> None:
-    """One with many streams has a page of one of them for each page of another caller."""
+async def test_callers_that_replay_take_turns(clock: LoopClock) -> None:
+    """A caller with many streams gets one page for each page of another caller."""
     order: list[str] = []
     broadcaster = make()
     await publish(broadcaster, *[LARGE] * 60)
@@ -722,10 +726,10 @@ async def test_callers_that_catch_up_take_turns(clock: LoopClock) -> None:
     assert order[:10] == ["greedy", "modest"] * 5
 
 
-async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
+async def test_replays_take_turns_and_leave_the_loop_its_turn(
     broadcaster: Broadcaster, clock: LoopClock
 ) -> None:
-    """A page each; and after a slice whatever else the loop has to do comes first."""
+    """Each gets a page. After a slice the other callbacks of the loop run first."""
     order, page = list[str](), 2.0**-13
     await publish(broadcaster, *[LARGE] * 60)
     for name in "abc":
@@ -737,11 +741,11 @@ async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
     assert "".join(order) == "abc" * 30
 
 
-# Cursors of readers whose streams end.
+# Cursors of subscribers whose streams end.
 
 
-async def test_the_end_of_a_stream_has_the_last_position_that_its_reader_was_given() -> None:
-    """Never the newest: what was published elsewhere may yet be followed by what this reader wants."""
+async def test_close_has_the_last_position_sent_to_the_subscriber() -> None:
+    """It is never the newest: an event for this subscriber may still be behind events of other channels."""
     broadcaster = make()
     given, sink = connect(broadcaster)
     await deliver(broadcaster, "a")
@@ -759,10 +763,10 @@ async def test_the_end_of_a_stream_has_the_last_position_that_its_reader_was_giv
 
 
 @pytest.mark.parametrize(("reason", "rest"), [(CloseReason.DRAIN, ["b", "c"]), (CloseReason.REVOKED, [])])
-async def test_the_end_of_a_stream_has_the_id_of_what_was_given_before_it(
+async def test_close_has_the_id_of_the_event_before_it(
     broadcaster: Broadcaster, reason: CloseReason, rest: list[str]
 ) -> None:
-    """A graceful end comes behind the queue; a revoked reader comes back to what it was not given."""
+    """A graceful end comes after the queue. A revoked subscriber can resume at the events it did not get."""
     outbox, sink = connect(broadcaster, takes_more=False)
     await deliver(broadcaster, *"abc")
     outbox.subscriber.close(reason)
@@ -778,10 +782,10 @@ async def test_the_end_of_a_stream_has_the_id_of_what_was_given_before_it(
 
 
 @pytest.mark.usefixtures("one_turn")
-async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest(
+async def test_a_subscriber_that_ends_during_a_pass_resumes_at_the_rest(
     broadcaster: Broadcaster,
 ) -> None:
-    """Those whom the pass has reached were given what it brings, the others were not."""
+    """The pass has written its events to the members already reached, and not to the others."""
     crowd = [connect(broadcaster) for _ in range(OUTBOXES_PER_TURN + 1)]
     await broadcaster.broadcast("a")
     await run_slice()
@@ -794,8 +798,8 @@ async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest
         require_closed(sink.written[-1], "revoked", int(sink in reached))
 
 
-async def test_the_newest_of_each_channel_are_no_page_of_the_history() -> None:
-    """Though a page of it begins and ends with the same events and has as many of them."""
+async def test_last_events_of_channels_are_not_taken_for_a_page() -> None:
+    """A page of the history begins and ends with the same events, and has as many of them."""
     broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
     for channel in ("a", "c", "b", "c"):
         await broadcaster.broadcast("x", channels=[channel])

@@ -1,4 +1,4 @@
-"""The log that a group shares."""
+"""Subscriber group: the shared log of what its members are to be written."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.support.memory_sinks import block, data_of, publication
 
 
 def test_publishing_schedules_the_group_once_and_touches_no_member(group: RecordedGroup) -> None:
-    """However many publications wait, the group is scheduled once."""
+    """It is scheduled once however many publications wait."""
     outbox = group.add()
     group.publish("a", "b")
     assert group.scheduler.calls == ["schedule_group"]
@@ -18,13 +18,13 @@ def test_publishing_schedules_the_group_once_and_touches_no_member(group: Record
     assert (outbox.offset, group.end, group.waiting_bytes) == (0, 2, 48)
 
 
-def test_a_group_without_followers_logs_nothing(group: RecordedGroup) -> None:
+def test_a_group_without_members_logs_nothing(group: RecordedGroup) -> None:
     group.publish("a")
     assert (group.log, group.scheduler.calls) == ([], [])
 
 
 @pytest.mark.parametrize("bounds", [{"queue_size": 2}, {"queue_bytes": 48}])
-def test_a_log_at_its_limits_is_emptied_before_it_grows(bounds: dict[str, int]) -> None:
+def test_a_full_log_is_written_before_it_grows(bounds: dict[str, int]) -> None:
     """A publisher faster than the dispatcher waits for it, and memory does not grow."""
     group = RecordedGroup(**bounds)  # type: ignore[arg-type]
     group.add()
@@ -35,7 +35,7 @@ def test_a_log_at_its_limits_is_emptied_before_it_grows(bounds: dict[str, int]) 
 
 
 def test_a_batch_has_the_same_bytes_for_each_member(group: RecordedGroup) -> None:
-    """What waits is joined once, and a late joiner gets the remainder."""
+    """The events are joined once, and a late joiner gets the remainder."""
     group.add()
     group.publish("a", "b", "c")
     batch = Batch(group, limit=MANY)
@@ -53,7 +53,7 @@ def test_a_batch_is_limited_in_bytes_and_holds_one_publication_at_least(group: R
 
 
 def test_an_outbox_that_joins_within_the_log_is_a_late_joiner(group: RecordedGroup) -> None:
-    """Until the log is dropped up to there: then it is in the writer list."""
+    """Once the log is dropped up to its offset it is in the writer list."""
     first = group.add()
     group.publish("a")
     second = group.add()
@@ -78,7 +78,7 @@ def test_an_outbox_that_joins_within_the_log_is_a_late_joiner(group: RecordedGro
     assert (list(group.writers), group.late_joiners) == ([first, second, third], {})
 
 
-def test_a_batch_names_the_channel_where_its_format_does() -> None:
+def test_a_batch_names_the_channel_if_its_format_does() -> None:
     """Those of the publisher's channels that the group asked for; none for the server's own events."""
     group = RecordedGroup(Selector.parse("b", "c", "orders.*"), NDJSON)
     group.add()
@@ -95,16 +95,16 @@ def test_a_batch_names_the_channel_where_its_format_does() -> None:
 
 @pytest.mark.parametrize("encoding", [JSON, CHUNKED_JSON])
 def test_groups_of_the_same_channel_share_an_envelope(encoding: Encoding) -> None:
-    """However different the rest of what they asked for is."""
+    """The rest of their selectors may differ."""
     one = RecordedGroup(Selector.parse("a", "z"), encoding)
     two = RecordedGroup(Selector.parse("a"), encoding)
     both = publication("x", "a", "b", position=1)
-    # A single frame is joined to itself.
+    # Joining one frame returns the same object.
     assert one.frames([both]) is two.frames([both]) is both.frame(encoding, "a")
 
 
-def test_a_format_that_names_no_channel_is_asked_for_none() -> None:
-    """One frame serves the subscribers of every channel."""
+def test_a_format_without_channel_names_shares_one_frame() -> None:
+    """It serves the subscribers of every channel."""
     one = RecordedGroup(Selector.parse("a"))
     two = RecordedGroup(Selector.parse("b"))
     both = publication("x", "a", "b", position=1)
@@ -113,7 +113,7 @@ def test_a_format_that_names_no_channel_is_asked_for_none() -> None:
 
 
 def test_dropping_moves_the_base_and_not_the_end(group: RecordedGroup) -> None:
-    """Offsets keep their meaning, and the newest dropped position is remembered."""
+    """Offsets keep their meaning, and the newest dropped position is kept."""
     group.add()
     group.publish("a", "b", "c")
     assert group.last_position_sent == 0
@@ -122,17 +122,17 @@ def test_dropping_moves_the_base_and_not_the_end(group: RecordedGroup) -> None:
     assert group.last_position_sent == 2
 
 
-def test_a_batch_knows_when_its_oldest_was_published(
+def test_a_batch_has_the_time_of_its_oldest_publication(
     group: RecordedGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the first since another pass began: the clock is read once in a pass, not for each publish."""
+    """The clock is read once in a pass, and not at each publish."""
     looks = iter([10.0, 20.0, 30.0])
     monkeypatch.setattr("sse_broadcast.fanout.group.time.monotonic", lambda: next(looks))
     group.add()
-    group.publish("a", "b")  # looked at 10
+    group.publish("a", "b")  # the clock is read at 10
     batch = Batch(group, limit=1)
     assert (batch.published_at, batch.end - batch.base) == (10.0, 1)
-    group.publish("c", "d")  # while that goes on, at 20
+    group.publish("c", "d")  # during the pass, at 20
     group.drop_delivered(1)
     assert Batch(group, limit=1).published_at == 10.0  # of "b"
     group.drop_delivered(1)

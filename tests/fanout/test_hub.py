@@ -1,4 +1,4 @@
-"""Who listens to what."""
+"""Hub: which subscribers receive a publication."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -23,8 +23,8 @@ from tests.support.memory_sinks import RecordingConsumer, data_of, publication, 
 MANY = 1 << 20
 
 
-class House:
-    """A hub, and readers of it with queues of their own."""
+class HubWithQueues:
+    """A hub whose subscribers have queues of their own."""
 
     def __init__(self, *, most: int = 2000) -> None:
         self.hub = Hub(self._found, most=most)
@@ -45,9 +45,9 @@ class House:
 
 
 @pytest.fixture
-def house() -> House:
+def house() -> HubWithQueues:
     """Return a hub with room for 2000 channels and patterns."""
-    return House()
+    return HubWithQueues()
 
 
 def got(subscriber: Subscriber) -> list[str]:
@@ -56,7 +56,7 @@ def got(subscriber: Subscriber) -> list[str]:
 
 @pytest.fixture
 def matched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Note each time that a pattern is matched against a channel."""
+    """Record each match of a pattern against a channel."""
     matched: list[tuple[str, str]] = []
 
     def noted(pattern: str) -> Callable[[str], object]:
@@ -70,23 +70,22 @@ def matched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return matched
 
 
-def test_a_publication_reaches_the_subscribers_of_its_channel_alone(house: House) -> None:
-    """And the hub says how many they are."""
+def test_a_publication_reaches_only_subscribers_of_its_channel(house: HubWithQueues) -> None:
+    """The hub returns their number."""
     one, two, other = house.join("a"), house.join("a"), house.join("b")
     assert house.publish("x", "a") == 2
     assert (len(one), len(two), len(other)) == (1, 1, 0)
     assert house.publish("x", "c") == 0
 
 
-def test_a_reader_of_several_of_its_channels_gets_it_once(house: House) -> None:
-    """One publication is one event, however many of its channels a reader follows."""
+def test_a_subscriber_of_several_of_its_channels_gets_a_publication_once(house: HubWithQueues) -> None:
     both, pattern, mixed = house.join("a", "b"), house.join("*"), house.join("a", "b*", "*")
     assert house.publish("x", "a", "b") == 3
     assert [got(each) for each in (both, pattern, mixed)] == [["x"]] * 3
 
 
-def test_subscribers_with_the_same_selector_and_encoding_are_one_group(house: House) -> None:
-    """Another encoding makes another group, and so do other types."""
+def test_subscribers_with_the_same_selector_and_encoding_are_one_group(house: HubWithQueues) -> None:
+    """Another encoding or other types make another group."""
     house.join("a", "b")
     house.join("b", "a")
     house.join("a", "b", encoding=CHUNKED_TEXT)
@@ -95,8 +94,8 @@ def test_subscribers_with_the_same_selector_and_encoding_are_one_group(house: Ho
     assert house.publish("x", "a") == 3
 
 
-def test_a_batch_is_delivered_in_order_and_counts_each_subscriber_once(house: House) -> None:
-    """Everyone who asked for any of it, at the moment before the first of it."""
+def test_a_batch_is_delivered_in_order_and_counts_each_subscriber_once(house: HubWithQueues) -> None:
+    """The count has each subscriber of any of its events, as of before the first."""
     one, both, none = house.join("a"), house.join("a", "b"), house.join("c")
     batch = [publication("1", "a"), publication("2", "b"), publication("3", "a", "b")]
     assert house.hub.deliver(batch) == 2
@@ -104,16 +103,16 @@ def test_a_batch_is_delivered_in_order_and_counts_each_subscriber_once(house: Ho
     assert house.hub.deliver([]) == 0
 
 
-def test_who_a_batch_overflows_was_reached(house: House) -> None:
-    """A subscriber that is disconnected in the middle of a batch counts once, and gets no more of it."""
+def test_a_subscriber_that_overflows_during_a_batch_is_counted(house: HubWithQueues) -> None:
+    """It counts once, and gets no more of the batch."""
     slow = house.join("a")
     assert house.hub.deliver([publication(str(number), "a") for number in range(20)]) == 1
     assert slow.closed is CloseReason.SLOW
     assert len(house.hub) == 0
 
 
-def test_a_batch_counts_those_who_were_there_before_it(house: House) -> None:
-    """Though one of them overflows while the others are still being told."""
+def test_a_batch_counts_the_subscribers_before_it(house: HubWithQueues) -> None:
+    """One of them overflows while the batch is delivered to the others."""
     slow = house.join("a")
     for number in range(9):
         house.publish(str(number), "a")
@@ -123,8 +122,8 @@ def test_a_batch_counts_those_who_were_there_before_it(house: House) -> None:
     assert got(fresh) == ["x", "y", "z"]
 
 
-def test_types_that_nobody_wants_are_not_delivered_and_not_counted(house: House) -> None:
-    """The filter is the group's, and the server's own types pass it."""
+def test_unwanted_types_are_neither_delivered_nor_counted(house: HubWithQueues) -> None:
+    """The filter belongs to the group. System events pass it."""
     picky, open_to_all = house.join("a", types=["t", "u"]), house.join("a")
     assert house.publish("1", "a") == 1
     assert house.publish("2", "a", event="t") == 2
@@ -133,8 +132,7 @@ def test_types_that_nobody_wants_are_not_delivered_and_not_counted(house: House)
     assert house.hub.deliver([publication("4", "a"), publication("5", "a", event="u")]) == 2
 
 
-def test_nothing_is_left_of_who_left(house: House) -> None:
-    """Subscribers, groups and channels go with their last member."""
+def test_the_last_member_takes_its_group_and_channels_along(house: HubWithQueues) -> None:
     hub = house.hub
     one, two = house.join("a", "b"), house.join("b")
     hub.leave(one)
@@ -144,8 +142,8 @@ def test_nothing_is_left_of_who_left(house: House) -> None:
     assert (len(hub), len(hub.groups), list(hub.channels)) == (0, 0, [])
 
 
-def test_nothing_is_offered_to_who_left(house: House) -> None:
-    """A group that goes on without it holds it no more."""
+def test_nothing_is_offered_to_a_subscriber_that_left(house: HubWithQueues) -> None:
+    """Its group goes on with the others."""
     one, two = house.join("a"), house.join("a")
     (group,) = house.hub.groups
     house.hub.leave(one)
@@ -153,8 +151,8 @@ def test_nothing_is_offered_to_who_left(house: House) -> None:
     assert (list(group.queued), len(one), len(two)) == ([two], 0, 1)
 
 
-def test_a_subscriber_that_overflows_leaves_while_others_are_told(house: House) -> None:
-    """A disconnect in the middle of a publish disturbs nobody, whichever is last in its group."""
+def test_a_subscriber_may_overflow_during_delivery_to_others(house: HubWithQueues) -> None:
+    """It disturbs no other subscriber, also where it is the last of its group."""
     slow, slow_too = house.join("a"), house.join("a*")
     for number in range(10):
         house.publish(str(number), "a")
@@ -165,8 +163,8 @@ def test_a_subscriber_that_overflows_leaves_while_others_are_told(house: House) 
     assert len(house.hub) == 2
 
 
-def test_a_channel_has_the_subscribers_that_it_would_reach(house: House) -> None:
-    """By name and by pattern, each once, whatever types they want and however they are written to."""
+def test_the_subscribers_of_a_channel_are_those_it_would_reach(house: HubWithQueues) -> None:
+    """Each counts once, by name or by pattern, whatever its types and encoding."""
     house.join("a", "b", types=["t"])
     house.join("a", encoding=JSON)
     house.join("a", "*")
@@ -175,12 +173,12 @@ def test_a_channel_has_the_subscribers_that_it_would_reach(house: House) -> None
     assert subscribers == {"a": 3, "b": 2, "c": 1, "orders.eu": 2}
 
 
-# How many different ones may be followed.
+# The limit on channels and patterns with subscribers.
 
 
-def test_one_channel_more_than_there_may_be_is_refused() -> None:
-    """Names and patterns count alike, and the refusal says how many there are and may be."""
-    house = House(most=3)
+def test_one_channel_beyond_the_limit_is_refused() -> None:
+    """Names and patterns count alike. The error has the number and the limit."""
+    house = HubWithQueues(most=3)
     house.join("a", "b*")
     with pytest.raises(FullError) as refused:
         house.join("c", "d*", "a")
@@ -193,18 +191,18 @@ def test_one_channel_more_than_there_may_be_is_refused() -> None:
         house.join("*")
 
 
-def test_a_full_hub_takes_readers_of_what_is_followed_already() -> None:
-    """In any selection, encoding and number: only what is new needs room."""
-    house = House(most=2)
+def test_a_full_hub_accepts_channels_that_have_subscribers() -> None:
+    """Only a new name or pattern needs room, whatever the selector and encoding."""
+    house = HubWithQueues(most=2)
     house.join("a", "b*")
     for channels in (["a"], ["b*"], ["b*", "a"]):
         house.join(*channels, types=["t"], encoding=JSON)
     assert house.publish("x", "a", event="t") == 3
 
 
-def test_who_is_refused_has_left_nothing() -> None:
-    """And those who were there before notice nothing of it."""
-    house = House(most=2)
+def test_a_refused_subscriber_leaves_nothing_behind() -> None:
+    """The other subscribers are not affected."""
+    house = HubWithQueues(most=2)
     reader = house.join("a", "b")
     hub = house.hub
     with pytest.raises(FullError):
@@ -215,9 +213,9 @@ def test_who_is_refused_has_left_nothing() -> None:
     assert (got(reader), house.publish("x", "c")) == (["x"], 0)
 
 
-def test_a_channel_makes_room_with_its_last_reader() -> None:
-    """Not with the one before, and a pattern likewise; and once, however often it is said that it left."""
-    house = House(most=2)
+def test_the_last_subscriber_of_a_channel_makes_room() -> None:
+    """This holds for a pattern too. Removing a subscriber twice makes room once."""
+    house = HubWithQueues(most=2)
     first, second = house.join("a", "p*"), house.join("a", "p*", encoding=JSON)
     house.hub.leave(first)
     with pytest.raises(FullError):
@@ -230,10 +228,10 @@ def test_a_channel_makes_room_with_its_last_reader() -> None:
 
 
 @given(st.data())
-def test_no_coming_and_going_loses_count(data: st.DataObject) -> None:
-    """A selector that fits is accepted, one that does not is refused, whatever came before."""
+def test_the_count_stays_right_over_joins_and_leaves(data: st.DataObject) -> None:
+    """A selector that fits is accepted and another is refused, after any history of joins."""
     most = 5
-    house = House(most=most)
+    house = HubWithQueues(most=most)
     there: list[Subscriber] = []
     for _ in range(data.draw(st.integers(1, 40))):
         leaves: bool = data.draw(st.booleans())
@@ -263,8 +261,8 @@ def test_no_coming_and_going_loses_count(data: st.DataObject) -> None:
         ("**", {"orders", "orders.", "orders.eu", "orders.eu.de", "xorders.eu"}),
     ],
 )
-def test_a_star_stands_for_any_characters_or_none(house: House, pattern: str, reached: set[str]) -> None:
-    """Every other character is itself: a dot is a dot, and the whole name is meant."""
+def test_a_star_matches_any_characters_or_none(house: HubWithQueues, pattern: str, reached: set[str]) -> None:
+    """All other characters match themselves, a dot too. The whole name must match."""
     reader = house.join(pattern)
     channels = ["orders", "orders.", "orders.eu", "orders.eu.de", "xorders.eu"]
     clients = [house.publish(channel, channel) for channel in channels]
@@ -272,8 +270,8 @@ def test_a_star_stands_for_any_characters_or_none(house: House, pattern: str, re
     assert sum(clients) == len(reached)
 
 
-def test_a_pattern_is_matched_once_per_channel(house: House, matched: list[tuple[str, str]]) -> None:
-    """And remembered, whether it matched or not, whoever else comes and goes by the same pattern."""
+def test_a_pattern_is_matched_once_per_channel(house: HubWithQueues, matched: list[tuple[str, str]]) -> None:
+    """Both results are cached, also while other subscribers of the pattern come and go."""
     house.join("*r*")
     for _ in range(3):
         house.publish("x", "orders.eu")
@@ -283,16 +281,16 @@ def test_a_pattern_is_matched_once_per_channel(house: House, matched: list[tuple
     assert matched == [("*r*", "orders.eu"), ("*r*", "prices")]
 
 
-def test_nothing_is_matched_while_there_are_no_patterns(house: House, matched: list[tuple[str, str]]) -> None:
-    """Exact names cost a dictionary look-up, and nothing is remembered of them."""
+def test_nothing_is_matched_without_patterns(house: HubWithQueues, matched: list[tuple[str, str]]) -> None:
+    """An exact name costs a dictionary look-up, and nothing is cached."""
     house.join("a")
     house.publish("x", "a", "b")
     assert (matched, routes_of(house.hub)) == ([], {})
 
 
-def test_a_pattern_opened_after_a_channel_was_routed_reaches_it(matched: list[tuple[str, str]]) -> None:
-    """Each channel looks at the patterns that are new to it, and at no others."""
-    house = House()
+def test_a_new_pattern_reaches_a_channel_already_routed(matched: list[tuple[str, str]]) -> None:
+    """Each channel matches only the patterns that are new to it."""
+    house = HubWithQueues()
     first = house.join("a*")
     house.publish("1", "ab")
     second, third = house.join("*b"), house.join("*c")
@@ -301,8 +299,8 @@ def test_a_pattern_opened_after_a_channel_was_routed_reaches_it(matched: list[tu
     assert sorted(matched) == [("*b", "ab"), ("*c", "ab"), ("a*", "ab")]
 
 
-def test_a_closed_pattern_leaves_nothing_behind(house: House, matched: list[tuple[str, str]]) -> None:
-    """No route knows it, and opened again it is a new one."""
+def test_a_closed_pattern_is_forgotten(house: HubWithQueues, matched: list[tuple[str, str]]) -> None:
+    """No route has it. Opened again it is a new pattern."""
     hub = house.hub
     stays, goes = house.join("a*"), house.join("*b", "x")
     house.publish("1", "ab")
@@ -316,8 +314,10 @@ def test_a_closed_pattern_leaves_nothing_behind(house: House, matched: list[tupl
     assert matched.count(("*b", "ab")) == 2
 
 
-def test_the_last_pattern_takes_the_routes_along(monkeypatch: pytest.MonkeyPatch, house: House) -> None:
-    """Some with each publish, so that none is held up by the rest, once nobody asks by pattern."""
+def test_cached_routes_go_with_the_last_pattern(
+    monkeypatch: pytest.MonkeyPatch, house: HubWithQueues
+) -> None:
+    """Each publish drops some of them, so that none takes long."""
     monkeypatch.setattr(hub_module, "SHED", 4)
     hub, reader, other = house.hub, house.join("*"), house.join("a", "*")
     for number in range(10):
@@ -334,7 +334,7 @@ def test_the_last_pattern_takes_the_routes_along(monkeypatch: pytest.MonkeyPatch
     assert (route_bytes_of(hub), patterns_of(hub)) == (0, [])
 
 
-def test_two_groups_share_a_pattern(house: House) -> None:
+def test_two_groups_share_a_pattern(house: HubWithQueues) -> None:
     """It is closed with the last of them."""
     text, json = house.join("a*"), house.join("a*", encoding=JSON)
     assert house.publish("1", "ab") == 2
@@ -343,10 +343,10 @@ def test_two_groups_share_a_pattern(house: House) -> None:
     assert got(json) == ["1", "2"]
 
 
-def test_routes_are_bounded(
-    monkeypatch: pytest.MonkeyPatch, house: House, matched: list[tuple[str, str]]
+def test_cached_routes_are_limited(
+    monkeypatch: pytest.MonkeyPatch, house: HubWithQueues, matched: list[tuple[str, str]]
 ) -> None:
-    """With more channels than are remembered patterns are matched anew, and everything still arrives."""
+    """Beyond the limit patterns are matched again, and every event still arrives."""
     monkeypatch.setattr(hub_module, "MAX_ROUTE_BYTES", 3 * (hub_module.ROUTE + 2 * hub_module.LINK))
     reader, goes = house.join("c*"), house.join("*1")
     sent = [f"c{number % 5}" for number in range(10)]
@@ -360,10 +360,10 @@ def test_routes_are_bounded(
     assert routes_of(house.hub)["c1"] == 1
 
 
-def test_asking_for_a_channel_is_bounded_as_publishing_is(
-    monkeypatch: pytest.MonkeyPatch, house: House
+def test_queries_for_channels_leave_limited_memory(
+    monkeypatch: pytest.MonkeyPatch, house: HubWithQueues
 ) -> None:
-    """Questions about any number of channels leave no more behind."""
+    """Queries for any number of channels cache no more routes than publishing does."""
     monkeypatch.setattr(hub_module, "MAX_ROUTE_BYTES", 3 * (hub_module.ROUTE + hub_module.LINK))
     house.join("*")
     assert [house.hub.subscribers(f"c{number}") for number in range(10)] == [1] * 10
@@ -379,13 +379,13 @@ def many_patterns(count: int) -> list[str]:
     ]
 
 
-def test_patterns_times_channels_take_no_memory() -> None:
-    """A hundred readers with ten patterns each, and so many channels: each match takes `LINK` bytes."""
-    house = House(most=20_000)
+def test_matches_of_patterns_take_limited_memory() -> None:
+    """A hundred subscribers have ten patterns each, on many channels: each match takes `LINK` bytes."""
+    house = HubWithQueues(most=20_000)
     patterns, channels = many_patterns(1000), [f"public.room{number}" for number in range(200)]
     for begin in range(0, len(patterns), 10):
         house.join(*patterns[begin : begin + 10])
-    for channel in channels[:2]:  # what is made once
+    for channel in channels[:2]:  # objects made once per process
         assert house.hub.subscribers(channel) == 100
     tracemalloc.start()
     for channel in channels:
@@ -396,8 +396,8 @@ def test_patterns_times_channels_take_no_memory() -> None:
     assert kept <= route_bytes_of(house.hub)
 
 
-def test_patterns_that_come_and_go_leave_nothing_in_routes(house: House) -> None:
-    """Though the channels that they matched are never published to again."""
+def test_closed_patterns_leave_nothing_in_routes(house: HubWithQueues) -> None:
+    """The channels that they matched are never published to again."""
     house.join("public.r*")
     patterns = many_patterns(40)
     for number in range(20):
@@ -409,10 +409,10 @@ def test_patterns_that_come_and_go_leave_nothing_in_routes(house: House) -> None
     assert routes_of(house.hub)["public.room0"] == 1
 
 
-def test_many_patterns_that_are_newer_than_a_route_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the index, when asking each of them would take longer; and none twice."""
+def test_many_new_patterns_are_found_by_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is used when matching each pattern would take longer, and finds none twice."""
     monkeypatch.setattr(hub_module, "NEWER", 3)
-    house = House()
+    house = HubWithQueues()
     first = house.join("a*")
     house.publish("1", "ab")
     others = [house.join(pattern) for pattern in ("*b", "ab*", "*a*", "*c", "a*b*")]
@@ -420,11 +420,11 @@ def test_many_patterns_that_are_newer_than_a_route_are_found(monkeypatch: pytest
     assert (got(first), [got(other) for other in others]) == (["1", "2"], [["2"], ["2"], ["2"], [], ["2"]])
 
 
-def test_patterns_that_are_all_alike_are_refused_beyond_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The refusal leaves nothing, says what would be taken, and that is taken."""
+def test_too_many_similar_patterns_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal leaves nothing behind and says what would be accepted, and that is accepted."""
     monkeypatch.setattr(pattern_index, "BUCKET", 2)
     monkeypatch.setattr(pattern_index, "MAX_CROWDED_STEPS", 9)
-    house = House()
+    house = HubWithQueues()
     alike = ["*a*", "*a*a*", "*a*a*a*", "*a*a*a*a*"]
     house.join(*alike[:3])
     with pytest.raises(FullError) as refused:
@@ -438,8 +438,8 @@ def test_patterns_that_are_all_alike_are_refused_beyond_a_number(monkeypatch: py
     assert house.publish("x", "aab") == 2
 
 
-def test_what_is_elsewhere_costs_a_publish_nothing(house: House, matched: list[tuple[str, str]]) -> None:
-    """With any number of channels and subscribers elsewhere, one channel's groups are looked at."""
+def test_other_channels_cost_a_publish_nothing(house: HubWithQueues, matched: list[tuple[str, str]]) -> None:
+    """Delivery visits only groups of its channel, however many others there are."""
     for number in range(1000):
         house.join(f"c{number}")
     house.join("c*7")
@@ -448,9 +448,9 @@ def test_what_is_elsewhere_costs_a_publish_nothing(house: House, matched: list[t
     assert matched == [("c*7", "c7")]
 
 
-def test_there_may_be_more_or_less_room_from_now_on() -> None:
-    """Who is there stays; what others follow is open to everyone."""
-    house = House(most=2)
+def test_the_limit_can_be_changed() -> None:
+    """Subscribers stay under a lower one. Channels with subscribers stay open to others."""
+    house = HubWithQueues(most=2)
     house.join("a")
     house.join("b")
     house.hub.most = 1

@@ -1,4 +1,4 @@
-"""Heartbeats and write deadlines, over sinks in memory."""
+"""Idle monitor: heartbeats and write deadlines, over sinks in memory."""
 
 import asyncio
 import itertools
@@ -42,8 +42,8 @@ NEAR = FAR_BEHIND - 1
 """Positions that a cursor may be behind before a heartbeat brings it up."""
 
 
-async def test_a_lost_connection_is_let_go_at_its_next_heartbeat() -> None:
-    """Without any event, and though nobody cancelled its handler."""
+async def test_a_lost_connection_is_removed_at_its_next_heartbeat() -> None:
+    """There is no event, and its handler was not cancelled."""
     broadcaster = make(heartbeat=0.02)
     _, sink = connect(broadcaster)
     sink.gone = True
@@ -53,8 +53,8 @@ async def test_a_lost_connection_is_let_go_at_its_next_heartbeat() -> None:
 
 
 @pytest.mark.parametrize(("as_event", "sign"), [(False, b": \n"), (True, moved(0))])
-async def test_a_silent_connection_gets_heartbeats(*, as_event: bool, sign: bytes) -> None:
-    """Comments of one line and a space, or events where it asked for those, and nothing else."""
+async def test_an_idle_connection_gets_heartbeats(*, as_event: bool, sign: bytes) -> None:
+    """They are comments of one line and a space, or events if it asked for those."""
     broadcaster = make(heartbeat=0.02)
     _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=as_event))
     await until(lambda: len(sink.written) >= 3)
@@ -62,7 +62,7 @@ async def test_a_silent_connection_gets_heartbeats(*, as_event: bool, sign: byte
 
 
 async def test_a_connection_with_traffic_gets_no_heartbeat(clock: LoopClock) -> None:
-    """Events are signs of life enough: silence is counted from the last of them."""
+    """The interval starts again with each event."""
     broadcaster = make(heartbeat=4)
     _, busy = connect(broadcaster)
     while clock.now < 12:
@@ -71,8 +71,8 @@ async def test_a_connection_with_traffic_gets_no_heartbeat(clock: LoopClock) -> 
     assert b": \n" not in busy.written
 
 
-async def test_a_sink_that_stays_full_is_cut_after_its_deadline() -> None:
-    """Whatever the policy: the socket is aborted, and the subscriber counted as stalled."""
+async def test_a_sink_that_stays_full_is_aborted_after_its_deadline() -> None:
+    """This holds for every overflow policy. The subscriber is counted as stalled."""
     broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
     _, sink = connect(broadcaster, takes_more=False)
     await broadcaster.broadcast("a")
@@ -81,8 +81,8 @@ async def test_a_sink_that_stays_full_is_cut_after_its_deadline() -> None:
     assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
 
 
-async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
-    """Where one network has gone, all of them are late at once."""
+async def test_thousands_of_full_sinks_are_aborted_a_few_in_each_turn() -> None:
+    """After the loss of a network all of them pass their deadline together."""
     broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
     sinks = [connect(broadcaster)[1] for _ in range(3 * OUTBOXES_PER_TURN + 1)]
     for sink in sinks:
@@ -97,8 +97,8 @@ async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
     assert broadcaster.counts.aborted == len(sinks)
 
 
-async def test_a_sink_that_empties_in_time_is_not_cut(clock: LoopClock) -> None:
-    """And the next time it fills it has the whole allowance again."""
+async def test_a_sink_that_empties_in_time_is_not_aborted(clock: LoopClock) -> None:
+    """The next time it fills it has the whole time again."""
     broadcaster = make(write_timeout=5, heartbeat=60)
     outbox, sink = connect(broadcaster, takes_more=False)
     while clock.now < 12:
@@ -111,8 +111,8 @@ async def test_a_sink_that_empties_in_time_is_not_cut(clock: LoopClock) -> None:
     assert sink.aborted == 0
 
 
-async def test_an_overflowing_subscriber_that_takes_nothing_is_cut_by_the_same_deadline() -> None:
-    """The allowance began when its socket was full, and the end of the stream is within it."""
+async def test_an_overflowing_subscriber_with_a_full_sink_is_aborted_by_the_same_deadline() -> None:
+    """The time runs from when its socket was full, and includes the end of the stream."""
     broadcaster = make(queue_size=1, write_timeout=0.05)
     outbox, sink = connect(broadcaster, takes_more=False)
     await deliver(broadcaster, "a", "b", "c")
@@ -122,8 +122,8 @@ async def test_an_overflowing_subscriber_that_takes_nothing_is_cut_by_the_same_d
     assert broadcaster.counts.aborted == 1
 
 
-async def test_an_end_that_is_not_taken_is_cut_too() -> None:
-    """A stream whose handler is stuck in its last bytes is over when the deadline is."""
+async def test_an_end_that_is_not_written_is_aborted() -> None:
+    """The handler waits for its last bytes until the deadline."""
     broadcaster = make(write_timeout=0.05)
     _, sink = connect(broadcaster)
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
@@ -131,10 +131,10 @@ async def test_an_end_that_is_not_taken_is_cut_too() -> None:
     closing.cancel()
 
 
-async def test_the_timer_rests_when_there_is_nobody(
+async def test_the_timer_stops_without_outboxes(
     monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster
 ) -> None:
-    """No outbox, no timer: nothing keeps an idle loop awake, nothing is left."""
+    """It does not keep an idle loop awake."""
     timers = Timers(monkeypatch)
     outbox, sink = connect(broadcaster)
     assert len(timers.pending) == 1
@@ -146,8 +146,8 @@ async def test_the_timer_rests_when_there_is_nobody(
 
 
 @pytest.mark.parametrize("since", [None, "earliest"])
-async def test_an_end_has_no_allowance_of_its_own(since: str | None, clock: LoopClock) -> None:
-    """A socket that was full when its stream began to end has until its first deadline, caught up or not."""
+async def test_the_end_of_a_stream_gets_no_extra_time(since: str | None, clock: LoopClock) -> None:
+    """A socket that was full when its stream ended keeps its first deadline, in a replay too."""
     broadcaster = make(write_timeout=5)
     await publish(broadcaster, *[LARGE] * 3)
     outbox, sink = connect(broadcaster, since=since, takes_more=False)
@@ -159,8 +159,8 @@ async def test_an_end_has_no_allowance_of_its_own(since: str | None, clock: Loop
     assert 5 <= clock.now <= 5 + 2 * TICK
 
 
-async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
-    """A peer that takes nothing is cut, however much it has asked for."""
+async def test_a_full_sink_has_its_deadline_during_a_replay() -> None:
+    """A client that reads nothing is aborted, however much it has requested."""
     broadcaster = make(write_timeout=0.05)
     await publish(broadcaster, *[LARGE] * 5)
     outbox, sink = connect(broadcaster, since="earliest", takes_more=False)
@@ -171,8 +171,8 @@ async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
     assert len(sink.written) == 1
 
 
-async def test_catching_up_for_longer_than_the_deadline_is_no_stalling(clock: LoopClock) -> None:
-    """Each page that is taken in time earns the whole allowance again."""
+async def test_a_replay_longer_than_the_deadline_is_not_aborted(clock: LoopClock) -> None:
+    """Each page read in time starts the deadline again."""
     broadcaster = make(write_timeout=5, heartbeat=60)
     await publish(broadcaster, *[LARGE] * 100)
     outbox, sink = connect(broadcaster, since="earliest", takes_more=False)
@@ -184,24 +184,24 @@ async def test_catching_up_for_longer_than_the_deadline_is_no_stalling(clock: Lo
     assert not outbox.following
 
 
-# Cursors of readers to whom nothing comes.
+# Cursors of idle subscribers.
 
 
-async def test_a_cursor_that_falls_far_behind_is_brought_up_by_a_heartbeat(broadcaster: Broadcaster) -> None:
-    """Once it is so many positions behind, and then not again until it is so again."""
+async def test_a_heartbeat_advances_a_cursor_that_falls_far_behind(broadcaster: Broadcaster) -> None:
+    """It does so once it is a given number of positions behind, and then again after as many more."""
     outbox, sink = connect(broadcaster)
     for count in (NEAR, 1, 0, FAR_BEHIND):
         await pass_by(broadcaster, count)
         await beat(outbox)
-    # A turn without a heartbeat that is due writes nothing.
+    # A turn without a due heartbeat writes nothing.
     outbox.on_ready()
     await settled()
     assert sink.written == [b": \n", moved(FAR_BEHIND), b": \n", moved(2 * FAR_BEHIND)]
     assert outbox.following
 
 
-async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
-    """By the timer of all heartbeats, and by nothing else."""
+async def test_the_cursor_of_an_idle_subscriber_is_advanced_by_the_heartbeat_timer() -> None:
+    """Nothing else advances it."""
     broadcaster = make(heartbeat=0.02)
     _, sink = connect(broadcaster)
     await pass_by(broadcaster, FAR_BEHIND)
@@ -211,8 +211,8 @@ async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
     assert set(sink.written) == {b": \n", moved(FAR_BEHIND)}
 
 
-async def test_a_reader_that_was_given_an_event_is_not_far_behind(broadcaster: Broadcaster) -> None:
-    """Its cursor is that event's, whether it followed its group or had a queue of its own."""
+async def test_a_subscriber_that_was_sent_an_event_is_not_far_behind(broadcaster: Broadcaster) -> None:
+    """Its cursor is that event's, written with its group or from its own queue."""
     outbox, sink = connect(broadcaster)
     await pass_by(broadcaster, NEAR)
     await deliver(broadcaster, "together")
@@ -235,10 +235,10 @@ async def test_a_reader_that_was_given_an_event_is_not_far_behind(broadcaster: B
 @pytest.mark.parametrize(
     ("since", "sign"), [(None, b": \n"), (f"{EPOCH}-4", moved(FAR_BEHIND + 4)), (f"{EPOCH}-5", b": \n")]
 )
-async def test_a_reader_is_behind_where_it_began(
+async def test_the_distance_counts_from_where_a_subscriber_began(
     broadcaster: Broadcaster, since: str | None, sign: bytes
 ) -> None:
-    """As its opening told it: one that joins is not, and one that came back to nothing is where it was."""
+    """A new subscriber is not behind. One that resumed with nothing to replay is at its cursor."""
     await pass_by(broadcaster, FAR_BEHIND + 4)
     outbox, sink = connect(broadcaster, since=since)
     await settled()
@@ -246,8 +246,8 @@ async def test_a_reader_is_behind_where_it_began(
     assert sink.written == [sign]
 
 
-async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
-    """However near it is: what was evicted since is nothing that the reader wanted, and no loss."""
+async def test_a_cursor_that_would_be_too_old_is_advanced() -> None:
+    """Events evicted since did not match, so they are no loss, however near the cursor is."""
     broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
     outbox, sink = connect(broadcaster, "b", types=["u"])
     other, elsewhere = connect(broadcaster, "c")
@@ -255,7 +255,7 @@ async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
         await broadcaster.broadcast("x", event="t", channels=["b"])
         await beat(outbox)
         await beat(other)
-    # Of the first of two nothing was evicted yet, and then that first one was.
+    # At the first heartbeat nothing was evicted, at the second the event was.
     assert sink.written == [b": \n", moved(2)]
     assert elsewhere.written == [b": \n", b": \n"]
     await beat(outbox)
@@ -269,8 +269,8 @@ async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
     )
 
 
-async def test_what_an_older_reader_was_given_moves_no_cursor_of_a_newer_one() -> None:
-    """They share an interest, and what the newer one was not given is not counted as if it had been."""
+async def test_an_older_subscribers_events_advance_no_newer_cursor() -> None:
+    """They share a selector. The newer one was not sent these events."""
     broadcaster = make(channel=(ChannelRule(match="b", history_size=0),))
     _, older = connect(broadcaster, "a", "b")
     await broadcaster.broadcast("x", channels=["a"])
@@ -287,7 +287,7 @@ async def test_what_an_older_reader_was_given_moves_no_cursor_of_a_newer_one() -
 
 @pytest.mark.parametrize("seconds", [4.0, 50.0])
 async def test_an_hour_of_comments_ends_with_an_event(seconds: float, broadcaster: Broadcaster) -> None:
-    """Clients that hold comments until a block ends are full after some hours; it moves no cursor."""
+    """Clients that buffer comments until a block ends would grow for hours. The event moves no cursor."""
     outbox, sink = connect(broadcaster, heartbeat=Heartbeat(seconds))
     count = int(HOUR / seconds)
     for _ in range(2 * count + 1):
@@ -296,8 +296,8 @@ async def test_an_hour_of_comments_ends_with_an_event(seconds: float, broadcaste
     assert sink.written == [*hour, *hour, b": \n"]
 
 
-async def test_an_hour_of_silence_ends_with_an_event_too(clock: LoopClock) -> None:
-    """By the timer that breaks silences, where nothing else is owed."""
+async def test_an_hour_without_writes_ends_with_an_event(clock: LoopClock) -> None:
+    """The idle timer writes it, where no heartbeat is due."""
     broadcaster = make(heartbeat=60)
     _, sink = connect(broadcaster)
     while len(sink.written) < 61:
@@ -307,8 +307,8 @@ async def test_an_hour_of_silence_ends_with_an_event_too(clock: LoopClock) -> No
     assert HOUR - 60 <= clock.now <= HOUR + 60
 
 
-async def test_heartbeats_leave_the_others_their_turns(clock: LoopClock) -> None:
-    """Between two turns of events there is one of heartbeats, however many are due at once."""
+async def test_heartbeats_leave_turns_to_events(clock: LoopClock) -> None:
+    """Between two turns of events there is one of heartbeats, however many are due."""
     order, write = list[str](), 2.0**-14
     assert write * OUTBOXES_PER_TURN > SLICE_SECONDS  # one turn in each slice
     broadcaster = make(heartbeat=4)
@@ -328,8 +328,8 @@ async def test_heartbeats_leave_the_others_their_turns(clock: LoopClock) -> None
     assert before[0] == behind[0] == "live"
 
 
-async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(clock: LoopClock) -> None:
-    """Its sink is no longer ours to write to, nor is it looked at again; those who stay get theirs."""
+async def test_an_outbox_that_left_gets_no_heartbeat(clock: LoopClock) -> None:
+    """Its sink may belong to another response. The other outboxes get theirs."""
     broadcaster = make(heartbeat=4)
     outbox, gone = connect(broadcaster)
     _, stays = connect(broadcaster)
@@ -345,8 +345,8 @@ async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(clock: Lo
     assert left() is None
 
 
-async def test_a_sink_that_fails_at_its_heartbeat_harms_nobody(clock: LoopClock) -> None:
-    """It is cut, and counted as an error; what was not written is no heartbeat."""
+async def test_a_sink_that_fails_at_its_heartbeat_disturbs_no_other(clock: LoopClock) -> None:
+    """It is aborted and counted as an error, and not as a heartbeat."""
     broadcaster = make(heartbeat=4)
     sinks = [connect(broadcaster)[1] for _ in range(3)]
     sinks[1].broken = True
@@ -358,8 +358,8 @@ async def test_a_sink_that_fails_at_its_heartbeat_harms_nobody(clock: LoopClock)
     assert broadcaster.metrics.heartbeats == 2
 
 
-async def test_a_sink_that_its_heartbeat_fills_is_full(clock: LoopClock) -> None:
-    """What comes then waits for it alone, and it has no more heartbeats until it has emptied."""
+async def test_a_sink_filled_by_its_heartbeat_is_full(clock: LoopClock) -> None:
+    """Later events wait in its own queue, and it gets no heartbeat until it has drained."""
     broadcaster = make(heartbeat=4, write_timeout=100)
     outbox, sink = connect(broadcaster, takes_more=False)
     while clock.now < 20:
@@ -373,8 +373,8 @@ async def test_a_sink_that_its_heartbeat_fills_is_full(clock: LoopClock) -> None
     assert sink.data == b": \n" + block(1, "a")
 
 
-async def test_who_asks_for_events_gets_each_heartbeat_as_one() -> None:
-    """With the current cursor, however near that is."""
+async def test_heartbeats_can_be_requested_as_events() -> None:
+    """Each has the current cursor, however little it has moved."""
     broadcaster = make(heartbeat=4)
     outbox, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
     await beat(outbox)
@@ -385,8 +385,8 @@ async def test_who_asks_for_events_gets_each_heartbeat_as_one() -> None:
 
 
 @pytest.mark.parametrize("asked", [3.0, 4.0, 25.0, 60.0])
-async def test_each_reader_has_the_heartbeat_that_it_asked_for(asked: float, clock: LoopClock) -> None:
-    """Never later than after so many seconds of silence, and at most a tick earlier."""
+async def test_each_subscriber_has_its_requested_heartbeat(asked: float, clock: LoopClock) -> None:
+    """It comes after the given seconds without a write, or up to a tick earlier."""
     broadcaster = make(heartbeat=15, write_timeout=30)
     _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(seconds=asked))
     _, usual = connect(broadcaster)
@@ -403,8 +403,8 @@ async def test_each_reader_has_the_heartbeat_that_it_asked_for(asked: float, clo
         assert silences[-1] < seconds
 
 
-async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent(broadcaster: Broadcaster) -> None:
-    """A reader cut behind that would never get it: while anything waits, it is told where it is."""
+async def test_a_cursor_is_not_advanced_over_unsent_events(broadcaster: Broadcaster) -> None:
+    """A subscriber cut off after that would never get them. The heartbeat has its present cursor."""
     outbox, sink = connect(broadcaster)
     told, events = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
     await publish(broadcaster, *[LARGE] * 2)
@@ -419,8 +419,8 @@ async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent(broadcaster:
     assert events.written == [blocks(LARGE, LARGE), moved(2), last]
 
 
-async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() -> None:
-    """A page without anything for this reader is no silence: what it wants may be in the next."""
+async def test_a_cursor_is_not_advanced_over_unread_history() -> None:
+    """After an empty page the next one may still have matching events."""
     broadcaster = make(history_size=10_000)
     await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["a"])] * 5000)
     await broadcaster.broadcast("wanted", event="u", channels=["a"])
@@ -431,24 +431,24 @@ async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() ->
     assert sink.written == [b"event: u\ndata: wanted\nid: 0123abcd-5001\n\n", b": \n"]
 
 
-async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done(broadcaster: Broadcaster) -> None:
-    """Its pages are signs of life, and the cursor is where they end."""
+async def test_a_replaying_subscriber_is_due_no_heartbeat(broadcaster: Broadcaster) -> None:
+    """Its pages count as writes, and the cursor is where they end."""
     for _ in range(FAR_BEHIND + 4):
         await broadcaster.broadcast(LARGE)
     outbox, sink = connect(broadcaster, since="earliest")
     await beat(outbox)
     await until(lambda: outbox.following)
-    # Its silence was still owed a sign, which came when nothing was left to take.
+    # The heartbeat was still due, and came after the last page.
     *pages, last = sink.written
     assert b"".join(pages) == blocks(*[LARGE] * (FAR_BEHIND + 4))
     assert last == b": \n"
 
 
 @pytest.mark.parametrize("as_event", [False, True])
-async def test_each_format_brings_up_a_cursor_in_its_own_way(
+async def test_each_format_has_its_own_cursor_frame(
     monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster, *, as_event: bool
 ) -> None:
-    """In chunks where there are chunks, as a line of lines."""
+    """It is an HTTP chunk in a chunked response, and a line in a format of lines."""
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
     line = (
         f'{{"channel":null,"id":"{EPOCH}-{FAR_BEHIND}","event":"$heartbeat","data":{{}},"time":7.0}}\n'
@@ -472,10 +472,10 @@ async def test_each_format_brings_up_a_cursor_in_its_own_way(
     ]
 
 
-async def test_a_heartbeat_where_events_are_lines_has_the_current_time(
+async def test_a_heartbeat_line_has_the_current_time(
     monkeypatch: pytest.MonkeyPatch, clock: LoopClock
 ) -> None:
-    """Also of a cursor that has not moved since the last one; those of one tick are the same bytes."""
+    """This holds too if the cursor has not moved. Heartbeats of one tick are the same bytes."""
     times = iter([7.0, 11.0])
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: next(times))
     broadcaster = make()
@@ -489,8 +489,8 @@ async def test_a_heartbeat_where_events_are_lines_has_the_current_time(
     assert [sink.written for _, sink in readers] == [[line % b"7.0", line % b"11.0"]] * 2
 
 
-async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with(broadcaster: Broadcaster) -> None:
-    """What it moves over is nothing that the reader wanted."""
+async def test_a_subscriber_can_resume_from_an_advanced_cursor(broadcaster: Broadcaster) -> None:
+    """The events that it skips did not match."""
     outbox, sink = connect(broadcaster)
     await pass_by(broadcaster, FAR_BEHIND)
     await beat(outbox)

@@ -1,4 +1,4 @@
-"""One subscriber's way to its sink, in its group and with its own queue."""
+"""Outbox: one subscriber's way to its sink, in its group or with its own queue."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from tests.support.memory_sinks import data_of, make_memory, publication, terms
 
 
 class Clock:
-    """A time of the day that a test sets."""
+    """A wall clock that a test sets."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -24,8 +24,8 @@ class Clock:
         return self.now
 
 
-def test_an_outbox_that_leaves_to_its_own_queue_takes_the_rest_of_the_log_along(group: RecordedGroup) -> None:
-    """What it had not been given is in its queue, in order, and what comes later behind it."""
+def test_an_outbox_that_leaves_to_its_own_queue_takes_the_rest_of_the_log(group: RecordedGroup) -> None:
+    """Its queue has the unwritten events in order, and later ones after them."""
     outbox = group.add()
     group.publish("a", "b")
     begin_pass(group, limit=1, to=1)
@@ -44,8 +44,8 @@ def test_an_outbox_leaves_to_its_own_queue_once(group: RecordedGroup) -> None:
     assert data_of(outbox.subscriber.take(MANY)) == ["a"]
 
 
-def test_an_outbox_that_leaves_its_group_takes_nothing_along(group: RecordedGroup) -> None:
-    """What it had not been given is abandoned, and leaving twice is leaving once."""
+def test_an_outbox_that_leaves_its_group_takes_nothing(group: RecordedGroup) -> None:
+    """The unwritten events are dropped. Leaving twice changes nothing."""
     outbox, other = group.add(), group.add()
     group.publish("a")
     outbox.leave_group()
@@ -56,8 +56,8 @@ def test_an_outbox_that_leaves_its_group_takes_nothing_along(group: RecordedGrou
     assert group.queued == {}
 
 
-def test_an_outbox_that_joins_again_begins_at_the_end(group: RecordedGroup) -> None:
-    """Once its own queue is empty it has everything, and waits for what comes next."""
+def test_an_outbox_that_rejoins_begins_at_the_end(group: RecordedGroup) -> None:
+    """Its own queue is empty, so it has everything, and waits for the next event."""
     outbox, other = group.add(), group.add()
     outbox.leave_to_own_queue()
     group.publish("a")
@@ -67,8 +67,8 @@ def test_an_outbox_that_joins_again_begins_at_the_end(group: RecordedGroup) -> N
     assert group.queued == {}
 
 
-async def test_an_outbox_that_catches_up_is_given_nothing_that_is_published(group: RecordedGroup) -> None:
-    """It finds it in the history: nothing is logged for it, and nothing queued, before it follows."""
+async def test_a_replaying_outbox_is_given_nothing_published(group: RecordedGroup) -> None:
+    """It reads the events from the history. Before it joins, nothing is logged or queued for it."""
     memory = await make_memory("before")
     outbox = group.outbox(Replay(memory, DEFAULT, StartPoint(0), terms()[1]))
     group.publish("a")
@@ -82,7 +82,7 @@ async def test_an_outbox_that_catches_up_is_given_nothing_that_is_published(grou
     assert data_of(group.log) == ["b"]
 
 
-def test_an_outbox_passes_on_what_its_subscriber_and_its_sink_report(group: RecordedGroup) -> None:
+def test_an_outbox_forwards_the_reports_of_its_subscriber_and_its_sink(group: RecordedGroup) -> None:
     outbox = group.outbox()
     for number in range(4):
         outbox.subscriber.offer(publication(str(number)))
@@ -91,7 +91,7 @@ def test_an_outbox_passes_on_what_its_subscriber_and_its_sink_report(group: Reco
 
 
 def test_a_late_joiner_may_leave(group: RecordedGroup) -> None:
-    """And takes the rest of the log along to its own queue."""
+    """It takes the rest of the log to its own queue."""
     group.add()
     group.publish("a")
     leaves, stays_behind = group.add(), group.add()
@@ -110,8 +110,8 @@ def test_the_next_index_of_a_pass_gives_the_offset_of_each_outbox(group: Recorde
     assert [outbox.behind for outbox in outboxes] == [0, 0, 2]
 
 
-def test_the_position_of_an_outbox_is_that_of_the_last_it_was_given(group: RecordedGroup) -> None:
-    """By a pass that has written to it, or alone, as by its first frames."""
+def test_the_position_of_an_outbox_is_the_last_it_was_written(group: RecordedGroup) -> None:
+    """A pass wrote it, or the outbox alone, as its first frames."""
     first, second = group.add(), group.add()
     second.last_position_sent = 7
     assert (first.position, second.position) == (0, 7)
@@ -124,13 +124,13 @@ def test_the_position_of_an_outbox_is_that_of_the_last_it_was_given(group: Recor
     assert (first.position, second.position) == (8, 8)
     end_pass(group)
     assert (first.position, second.position) == (8, 8)
-    third = group.add()  # late: it begins behind what waits
+    third = group.add()  # A late joiner: it begins after the unwritten events.
     third.last_position_sent = 9
     assert third.position == 9
 
 
 def test_an_outbox_that_leaves_to_its_own_queue_keeps_its_position(group: RecordedGroup) -> None:
-    """The position that it shared with its group is its own from then on."""
+    """The position shared with its group is its own from then on."""
     stays_behind, leaves = group.add(), group.add()
     group.publish("a", "b")
     begin_pass(group, limit=1, to=1)
@@ -146,7 +146,7 @@ def test_an_outbox_that_leaves_to_its_own_queue_keeps_its_position(group: Record
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Set the time of day to when everything here is published."""
+    """Set the wall clock to the time of all publications here."""
     clock = Clock(1_700_000_000.0)
     monkeypatch.setattr("sse_broadcast.clock.now", clock)
     return clock
@@ -156,8 +156,8 @@ def known(outbox: Outbox) -> tuple[int, int, int, float]:
     return outbox.given, outbox.behind, outbox.waiting_bytes, outbox.lag
 
 
-def test_the_offset_says_what_an_outbox_was_given_and_what_waits(group: RecordedGroup, clock: Clock) -> None:
-    """Nothing is counted: two outboxes follow one log, and one has an event more."""
+def test_the_offset_gives_the_sent_and_the_queued_events(group: RecordedGroup, clock: Clock) -> None:
+    """Nothing is counted: two outboxes share a log, and one has an event more."""
     group.publish("before")
     ahead, behind = group.add(), group.add()
     assert known(ahead) == known(behind) == (0, 0, 0, 0.0)
@@ -175,8 +175,8 @@ def test_the_offset_says_what_an_outbox_was_given_and_what_waits(group: Recorded
     assert known(ahead) == known(behind) == (3, 0, 0, 0.0)
 
 
-def test_a_clock_that_was_set_back_makes_no_negative_lag(group: RecordedGroup, clock: Clock) -> None:
-    """What was published in a future that has not come is published now."""
+def test_a_clock_set_back_makes_no_negative_lag(group: RecordedGroup, clock: Clock) -> None:
+    """An event published in the future counts as published now."""
     outbox = group.add()
     group.publish("a")
     clock.now -= 60
@@ -184,7 +184,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_lag(group: RecordedGroup, c
 
 
 def test_an_outbox_that_leaves_to_its_own_queue_keeps_its_count(group: RecordedGroup, clock: Clock) -> None:
-    """Through its own queue and back to the log: each event counts once, when it is taken."""
+    """In its group or its own queue, each event counts once, when it is taken."""
     outbox = group.add()
     group.publish("a", "b")
     clock.now += 3
@@ -203,10 +203,10 @@ def test_an_outbox_that_leaves_to_its_own_queue_keeps_its_count(group: RecordedG
     assert known(outbox) == (4, 0, 0, 0.0)
 
 
-async def test_an_outbox_that_catches_up_is_behind_by_what_the_history_has(
+async def test_a_replaying_outbox_is_behind_by_the_rest_of_the_history(
     group: RecordedGroup, clock: Clock
 ) -> None:
-    """What it was given of that counts as any other."""
+    """Replayed events count as sent like any other."""
     memory = await make_memory()
     set_clock(memory, clock)
     for data in "abc":
@@ -224,10 +224,10 @@ async def test_an_outbox_that_catches_up_is_behind_by_what_the_history_has(
 
 @pytest.mark.parametrize("reason", CloseReason)
 @pytest.mark.parametrize("to_own_queue", [False, True])
-def test_what_an_outbox_was_behind_when_it_ended_is_kept(
+def test_the_backlog_of_an_ended_outbox_is_kept(
     group: RecordedGroup, clock: Clock, reason: CloseReason, *, to_own_queue: bool
 ) -> None:
-    """Whether what waited is still given to it or not."""
+    """This holds whether its queue is still written or not."""
     outbox = group.add()
     group.publish("a")
     if to_own_queue:
@@ -239,8 +239,8 @@ def test_what_an_outbox_was_behind_when_it_ended_is_kept(
     assert len(outbox.subscriber) == (to_own_queue and reason in AFTER_QUEUE)
 
 
-def test_an_outbox_that_ends_with_nothing_to_get_was_not_behind(group: RecordedGroup) -> None:
-    """However long ago the last event was."""
+def test_an_outbox_that_ends_without_backlog_was_not_behind(group: RecordedGroup) -> None:
+    """The age of the last event does not matter."""
     outbox = group.add()
     outbox.subscriber.close(CloseReason.LEFT)
     assert outbox.waited == 0.0

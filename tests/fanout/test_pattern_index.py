@@ -1,4 +1,4 @@
-"""Which patterns match a channel, found without asking each of them."""
+"""Pattern index: find the patterns that match a channel without matching all of them."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ names = st.text("ab.^$", min_size=1, max_size=12).map(lambda name: name.replace(
 patterns = st.lists(st.text("ab.*", max_size=10).map(lambda text: f"{text}*"), max_size=40)
 
 
-class Filed:
+class Indexed:
     """An index, and the patterns in it."""
 
     def __init__(self, *texts: str) -> None:
@@ -30,12 +30,12 @@ class Filed:
 
 
 @given(patterns, st.lists(names, max_size=5), st.data())
-def test_it_finds_what_asking_each_would_find(
+def test_the_index_finds_what_matching_all_patterns_finds(
     texts: list[str], channels: list[str], data: st.DataObject
 ) -> None:
-    """Once each, whatever has come and gone."""
+    """It finds each once, after any additions and removals."""
     canonical = Selector.parse("x", *texts).patterns
-    filed = Filed(*canonical)
+    filed = Indexed(*canonical)
     for text in canonical:
         if data.draw(st.booleans()):
             filed.remove(text)
@@ -47,16 +47,16 @@ def test_it_finds_what_asking_each_would_find(
     ("pattern", "name"),
     [("*", "a"), ("a*", "a"), ("*a", "a"), ("*a*", "a"), ("ab*", "ab"), ("*bc", "abc"), ("a*c", "ac")],
 )
-def test_ends_are_texts_of_a_name(pattern: str, name: str) -> None:
-    """A star may stand for nothing, and a pattern may have no text but its ends."""
-    filed = Filed(pattern)
+def test_the_ends_of_a_pattern_are_indexed(pattern: str, name: str) -> None:
+    """A star may match nothing, and a pattern may have no literal text but its ends."""
+    filed = Indexed(pattern)
     assert filed.matching(name) == [pattern]
     filed.remove(pattern)
     assert filed.matching(name) == []
 
 
-def test_a_name_asks_only_patterns_that_have_a_text_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of ten thousand, each of which has a text of its own, a handful."""
+def test_a_name_is_matched_with_patterns_that_share_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten thousand patterns, each with a text of its own, it is a handful."""
     asked: list[str] = []
 
     def noted(pattern: str) -> Matcher:
@@ -67,14 +67,14 @@ def test_a_name_asks_only_patterns_that_have_a_text_in_common(monkeypatch: pytes
         return matches
 
     monkeypatch.setattr(pattern_index, "compile_patterns", noted)
-    filed = Filed(*(f"user.{number}.*" for number in range(10_000)))
+    filed = Indexed(*(f"user.{number}.*" for number in range(10_000)))
     assert filed.matching("user.1234.x") == ["user.1234.*"]
     assert len(asked) <= BUCKET
 
 
-def test_what_a_new_channel_costs_is_bounded() -> None:
-    """However alike the patterns are: those that find room in no bucket are refused beyond a number."""
-    filed = Filed()
+def test_the_cost_of_a_new_channel_is_limited() -> None:
+    """Similar patterns beyond the room in their buckets are refused."""
+    filed = Indexed()
     steps = 0
     for number in range(MAX_CROWDED_STEPS):
         text = "*" + "*".join(f"{number:014b}") + "*"

@@ -1,4 +1,4 @@
-"""A reader's way through the history."""
+"""Replay: reading the history from a cursor to the newest event."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from tests.support.memory_sinks import Away, make_memory
 ALL = 1 << 30
 
 
-class Reading:
-    """A history, and subscribers that catch up with it."""
+class HistoryReader:
+    """A history, and subscribers that replay it."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         self.backend = backend
@@ -34,7 +34,7 @@ class Reading:
             await self.backend.publish([Draft(tuple(channels.split()), Event("x"))])
 
     def begin(self, cursor: str | int, *channels: str) -> Replay:
-        """Begin at what a subscriber asks for, or behind a position that was good when it came."""
+        """Start at the requested cursor, or after a position that was in the history at the request."""
         selector = Selector.parse(*(channels or ("a",)))
         start = (
             StartPoint(cursor)
@@ -44,16 +44,16 @@ class Reading:
         return Replay(self.backend, selector, start, self.metrics)
 
 
-async def held(*counts: int | str, **settings: Any) -> Reading:
-    """Return a history of so many events on `a`, or of one on each of these channels in their order."""
-    reading = Reading(await make_memory(**settings))
+async def held(*counts: int | str, **settings: Any) -> HistoryReader:
+    """Return a history of this many events on `a`, or of one event on each of these channels in order."""
+    reading = HistoryReader(await make_memory(**settings))
     for each in counts:
         await (reading.publish(count=each) if isinstance(each, int) else reading.publish(each))
     return reading
 
 
 def shown(publications: Sequence[Publication]) -> list[int | str]:
-    """Return positions of events, and what a reset says."""
+    """Return positions of events, and the data of each `$reset`."""
     return [
         publication.event.data if publication.event.reserved else publication.position
         for publication in publications
@@ -70,8 +70,8 @@ def all_of(catching_up: Replay, limit: int = ALL) -> list[int | str]:
 EVICTED = '{"reason": "evicted", "channels": ["a"], "missed": null}'
 
 
-async def test_it_gives_what_came_after_the_cursor_and_is_done() -> None:
-    """Up to the newest position, and no further."""
+async def test_a_replay_has_the_events_after_the_cursor() -> None:
+    """It ends with the newest one."""
     reading = await held(5)
     catching_up = reading.begin(2)
     assert (catching_up.cursor, catching_up.done) == (2, False)
@@ -80,7 +80,7 @@ async def test_it_gives_what_came_after_the_cursor_and_is_done() -> None:
     assert list(catching_up.take(ALL)) == []
 
 
-async def test_a_reader_at_the_newest_position_is_done_at_once() -> None:
+async def test_a_replay_from_the_newest_position_is_done_at_once() -> None:
     reading = await held()
     assert reading.begin(0).done
     await reading.publish(count=2)
@@ -88,8 +88,8 @@ async def test_a_reader_at_the_newest_position_is_done_at_once() -> None:
     assert reading.begin("earliest", "none").done
 
 
-async def test_it_goes_page_by_page() -> None:
-    """Each of about as many bytes as asked for, and none twice."""
+async def test_a_replay_is_read_in_pages() -> None:
+    """Each is about as long as requested, and no event comes twice."""
     reading = await held(4)
     catching_up = reading.begin(0)
     size = len(b"data: x\nid: 0123abcd-1\n\n")
@@ -101,8 +101,8 @@ async def test_it_goes_page_by_page() -> None:
     assert catching_up.done
 
 
-async def test_what_is_published_meanwhile_is_still_ahead() -> None:
-    """A reader that was done is not, until it has that too."""
+async def test_events_published_during_a_replay_are_part_of_it() -> None:
+    """A replay that was done is not done until it has them."""
     reading = await held(2)
     catching_up = reading.begin(0)
     assert shown(catching_up.take(1)) == [1]
@@ -115,8 +115,8 @@ async def test_what_is_published_meanwhile_is_still_ahead() -> None:
 
 
 @pytest.mark.parametrize("cursor", ["fedcba98-1", "0123abcd-99", "nobody's"])
-async def test_an_id_that_cannot_be_used_leaves_nothing_to_catch_up_with(cursor: str) -> None:
-    """Whoever opens the stream tells of it; what comes behind is what was published since."""
+async def test_a_replay_of_an_unusable_id_is_empty(cursor: str) -> None:
+    """The first frames report the `$reset`. Events published since follow."""
     reading = await held(3)
     catching_up = reading.begin(cursor)
     assert catching_up.done
@@ -125,8 +125,8 @@ async def test_an_id_that_cannot_be_used_leaves_nothing_to_catch_up_with(cursor:
     assert reading.metrics.counts().resets == {}
 
 
-async def test_an_eviction_that_the_opening_told_is_not_told_again() -> None:
-    """What is still held comes at once, and only what is lost since is news."""
+async def test_an_eviction_reported_by_the_first_frames_is_not_reported_again() -> None:
+    """The kept events come at once. Only a later loss is another `$reset`."""
     reading = await held(4, history_size=3)
     told, overtaken = reading.begin("0123abcd-0"), reading.begin("0123abcd-0")
     assert all_of(told) == [2, 3, 4]
@@ -135,8 +135,8 @@ async def test_an_eviction_that_the_opening_told_is_not_told_again() -> None:
     assert reading.metrics.counts().resets == {"evicted": 1}
 
 
-async def test_a_cursor_behind_the_history_is_told_and_goes_on() -> None:
-    """One reset, whose id is the place just before what is still held."""
+async def test_a_cursor_older_than_the_history_gets_a_reset() -> None:
+    """The id of the `$reset` is the position before the oldest kept event, and the replay goes on."""
     reading = await held(5, history_size=2)
     catching_up = reading.begin(1)
     (told,) = catching_up.take(ALL)
@@ -146,8 +146,8 @@ async def test_a_cursor_behind_the_history_is_told_and_goes_on() -> None:
     assert reading.metrics.counts().resets == {"evicted": 1}
 
 
-async def test_eviction_that_overtakes_the_cursor_is_told_once() -> None:
-    """Between two pages: exactly one reset, and then what is still held."""
+async def test_an_eviction_that_overtakes_the_replay_gets_one_reset() -> None:
+    """It comes between two pages, before the kept events."""
     reading = await held(5, history_size=5)
     catching_up = reading.begin(0)
     assert shown(catching_up.take(1)) == [1]
@@ -156,8 +156,8 @@ async def test_eviction_that_overtakes_the_cursor_is_told_once() -> None:
     assert reading.metrics.counts().resets == {"evicted": 1}
 
 
-async def test_each_loss_is_told_and_none_twice() -> None:
-    """Overtaken again, a reader is told again: it was another loss."""
+async def test_each_loss_gets_a_reset() -> None:
+    """Overtaken a second time, the replay has a second one."""
     reading = await held(2, history_size=2)
     catching_up = reading.begin(0)
     assert shown(catching_up.take(1)) == [1]
@@ -169,8 +169,8 @@ async def test_each_loss_is_told_and_none_twice() -> None:
     assert reading.metrics.counts().resets == {"evicted": 2}
 
 
-async def test_eviction_behind_the_cursor_is_no_loss() -> None:
-    """What the reader has may go."""
+async def test_an_eviction_before_the_cursor_is_no_loss() -> None:
+    """The subscriber has these events."""
     reading = await held(3, history_size=3)
     catching_up = reading.begin(0)
     shown(catching_up.take(1))
@@ -178,8 +178,8 @@ async def test_eviction_behind_the_cursor_is_no_loss() -> None:
     assert all_of(catching_up, 1) == [2, 3, 4]
 
 
-async def test_a_loss_overtaken_before_the_first_page_is_one_loss() -> None:
-    """Behind the history when it came, and further behind when it reads: told once."""
+async def test_two_evictions_before_the_first_page_get_one_reset() -> None:
+    """The cursor is older than the history at the start, and the history is evicted further."""
     reading = await held(5, history_size=2)
     catching_up = reading.begin(0)
     await reading.publish(count=5)
@@ -187,16 +187,16 @@ async def test_a_loss_overtaken_before_the_first_page_is_one_loss() -> None:
 
 
 @pytest.mark.parametrize("cursor", ["earliest", "1h", "last"])
-async def test_who_asks_for_what_is_held_is_told_of_no_loss(cursor: str) -> None:
-    """Though the history began before."""
+async def test_a_replay_from_the_oldest_event_has_no_reset(cursor: str) -> None:
+    """Older events were evicted before."""
     reading = await held(5, history_size=2)
     taken = all_of(reading.begin(cursor))
     assert taken == ([5] if cursor == "last" else [4, 5])
     assert reading.metrics.counts().resets == {}
 
 
-async def test_the_newest_of_each_channel_come_in_pages_too() -> None:
-    """`first` is cut by the limit, one at least, and what comes live follows it."""
+async def test_the_last_events_of_channels_come_in_pages() -> None:
+    """A page of `preloaded` has at least one event, and live events follow."""
     reading = await held("a", "b", "c", "a")
     catching_up = reading.begin("last", "a", "b", "c")
     size = len(b"data: x\nid: 0123abcd-1\n\n")
@@ -209,16 +209,16 @@ async def test_the_newest_of_each_channel_come_in_pages_too() -> None:
     assert catching_up.done
 
 
-async def test_what_came_first_may_be_evicted_meanwhile() -> None:
-    """It was found when the reader came, and is given though the history lets go of it."""
+async def test_preloaded_events_may_be_evicted_meanwhile() -> None:
+    """They were found at the start, and are sent although the history no longer has them."""
     reading = await held("a", "b", history_size=1)
     catching_up = reading.begin("last", "a", "b")
     await reading.publish("b")
     assert all_of(catching_up, 1) == [1, 2, 3]
 
 
-async def test_without_history_a_reader_is_told_of_each_loss() -> None:
-    """And it comes to the end each time."""
+async def test_without_history_each_loss_gets_a_reset() -> None:
+    """The replay is done after each."""
     reading = await held(2, history_size=0)
     catching_up = reading.begin(0)
     assert all_of(catching_up) == [EVICTED]
@@ -231,8 +231,8 @@ def known(catching_up: Replay) -> tuple[int, float | None]:
     return catching_up.behind, catching_up.oldest
 
 
-async def test_what_is_left_is_known_without_being_read() -> None:
-    """How many came after where it is, of whatever channels, and when the oldest of its own did."""
+async def test_the_backlog_of_a_replay_is_known_without_reading_it() -> None:
+    """It has the number of later events in all channels, and the time of the oldest matching one."""
     reading = await held()
     seconds = iter(range(100, 200))
     set_clock(reading.backend, lambda: float(next(seconds)))
@@ -245,7 +245,7 @@ async def test_what_is_left_is_known_without_being_read() -> None:
     assert known(catching_up) == (0, None)
 
 
-async def test_what_is_given_first_is_left_too() -> None:
+async def test_preloaded_events_are_in_the_backlog() -> None:
     reading = await held(1)
     begun = reading.begin("last")
     assert begun.behind == 1

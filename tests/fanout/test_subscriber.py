@@ -1,4 +1,4 @@
-"""One reader's queue, and what it is offered while it catches up."""
+"""Subscriber: its queue, and events offered during its replay."""
 
 import json
 
@@ -46,21 +46,21 @@ def offer(subscriber: Subscriber, *data: str, key: str | None = None) -> list[Pu
     return offered
 
 
-def test_a_heartbeat_is_a_comment_unless_it_is_asked_for_as_an_event() -> None:
-    """It is a value: subscribers with the same one share their terms."""
+def test_a_heartbeat_is_a_comment_unless_requested_as_an_event() -> None:
+    """It is a value: subscribers with the same heartbeat share their options."""
     assert Heartbeat(4) == Heartbeat(4.0, as_event=False) != Heartbeat(4, as_event=True)
     assert len({Heartbeat(4), Heartbeat(4), Heartbeat(5), Heartbeat(4, as_event=True)}) == 3
     assert (SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT) == (3, 60)
 
 
-def test_who_is_still_there_is_told_why_its_stream_ends() -> None:
-    """Nobody else can be; those who were let go in peace are among them."""
+def test_reasons_after_which_a_close_event_is_written() -> None:
+    """Those after which the queue is written are among them."""
     assert set(CloseReason) - ANNOUNCED == {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
     assert AFTER_QUEUE < ANNOUNCED
 
 
-def test_what_was_offered_is_taken_in_order() -> None:
-    """A queue gives what it got, and its consumer hears of it once."""
+def test_offered_events_are_taken_in_order() -> None:
+    """The consumer is called once."""
     subscriber, consumer, _ = subscriber_with()
     assert not subscriber.waiting
     offer(subscriber, "a", "b", "c")
@@ -73,7 +73,7 @@ def test_what_was_offered_is_taken_in_order() -> None:
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DISCONNECT, Overflow.CONFLATE])
-def test_a_take_is_bounded_in_bytes_and_gives_one_at_least(overflow: Overflow) -> None:
+def test_a_take_is_limited_in_bytes_and_has_one_event_at_least(overflow: Overflow) -> None:
     """Frames of 30 bytes: a limit of 75 takes two, a limit of 5 takes one."""
     subscriber, _, _ = subscriber_with(overflow)
     offer(subscriber, "aa", "bb", "cc")
@@ -85,7 +85,7 @@ def test_a_take_is_bounded_in_bytes_and_gives_one_at_least(overflow: Overflow) -
 
 
 def test_a_full_queue_disconnects_by_default() -> None:
-    """The event that does not fit closes the subscriber as slow, and lets go of what waited."""
+    """The event that does not fit closes the subscriber as slow, and the queue is dropped."""
     policy, metrics, closed = terms()
     subscriber = Subscriber(DEFAULT, policy)
     consumer = subscriber.consumer = RecordingConsumer()
@@ -97,7 +97,7 @@ def test_a_full_queue_disconnects_by_default() -> None:
     assert metrics.counts().closed == {"slow": 1}
 
 
-def test_the_bytes_are_bounded_too() -> None:
+def test_the_queue_is_limited_in_bytes() -> None:
     """Two frames of 30 bytes fill a queue of 60."""
     subscriber, _, _ = subscriber_with(queue_bytes=60)
     offer(subscriber, "aa", "bb")
@@ -107,8 +107,8 @@ def test_the_bytes_are_bounded_too() -> None:
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_an_empty_queue_takes_an_event_of_any_size(overflow: Overflow) -> None:
-    """What max_event let through has a place to wait."""
+def test_an_empty_queue_accepts_an_event_of_any_size(overflow: Overflow) -> None:
+    """Every event that passed max_event can be queued."""
     subscriber, _, _ = subscriber_with(overflow, queue_bytes=10)
     offer(subscriber, "x" * 100)
     assert data_of(subscriber.take(1)) == ["x" * 100]
@@ -118,8 +118,8 @@ def reset_of(told: Publication) -> tuple[str, str, int, dict[str, object]]:
     return told.event.type, told.id, told.position, json.loads(told.event.data)
 
 
-def test_drop_oldest_keeps_the_newest_and_says_so_before_them() -> None:
-    """The loss is told once, where the dropped events stood: before all that is left."""
+def test_drop_oldest_keeps_the_newest_and_puts_the_reset_before_them() -> None:
+    """It is at the place of the dropped events."""
     subscriber, _, metrics = subscriber_with(Overflow.DROP_OLDEST)
     _, last_lost, *_ = offer(subscriber, "a", "b", "c", "d", "e")
     told, *rest = subscriber.take(ALL)
@@ -132,8 +132,8 @@ def test_drop_oldest_keeps_the_newest_and_says_so_before_them() -> None:
     assert last_lost.event.data == "b"
 
 
-def test_drop_newest_keeps_the_oldest_and_says_so_after_them() -> None:
-    """The loss is told once, where the dropped events stood: after all that was queued."""
+def test_drop_newest_keeps_the_oldest_and_puts_the_reset_after_them() -> None:
+    """It is at the place of the dropped events."""
     subscriber, _, metrics = subscriber_with(Overflow.DROP_NEWEST)
     offer(subscriber, "a", "b", "c", "d", "e")
     *kept, told = subscriber.take(ALL)
@@ -146,8 +146,8 @@ def test_drop_newest_keeps_the_oldest_and_says_so_after_them() -> None:
 
 
 @pytest.mark.parametrize(("overflow", "lost"), [(Overflow.DROP_OLDEST, 1), (Overflow.DROP_NEWEST, 4)])
-def test_the_news_of_a_loss_has_the_id_of_the_last_event_lost(overflow: Overflow, lost: int) -> None:
-    """A reader that is cut right behind it goes on with the first event that was not dropped."""
+def test_a_reset_has_the_id_of_the_last_event_lost(overflow: Overflow, lost: int) -> None:
+    """A subscriber cut off after it resumes with the first event that was not dropped."""
     subscriber, _, _ = subscriber_with(overflow)
     offered = offer(subscriber, "a", "b", "c", "d", "e")
     taken = subscriber.take(ALL)
@@ -158,8 +158,8 @@ def test_the_news_of_a_loss_has_the_id_of_the_last_event_lost(overflow: Overflow
 
 
 @pytest.mark.parametrize("overflow", DROPPING)
-def test_each_loss_is_told_for_itself(overflow: Overflow) -> None:
-    """What was told is told no more, and what is lost later is counted from nothing."""
+def test_each_reset_counts_its_own_loss(overflow: Overflow) -> None:
+    """The count starts at zero after each `$reset` that was taken."""
     subscriber, _, metrics = subscriber_with(overflow)
     missed = []
     for count in (2, 0, 1):
@@ -170,8 +170,8 @@ def test_each_loss_is_told_for_itself(overflow: Overflow) -> None:
 
 
 @pytest.mark.parametrize("overflow", DROPPING)
-def test_a_loss_names_everything_the_reader_asked_for(overflow: Overflow) -> None:
-    """Names and patterns, since whatever it reads may have lost something."""
+def test_a_reset_names_all_requested_channels(overflow: Overflow) -> None:
+    """It names the patterns too, since any of them may have lost events."""
     subscriber = Subscriber(Selector.parse("b", "a", "orders.*"), terms(overflow, queue_size=1)[0])
     subscriber.consumer = RecordingConsumer()
     offer(subscriber, "x", "y")
@@ -180,7 +180,7 @@ def test_a_loss_names_everything_the_reader_asked_for(overflow: Overflow) -> Non
 
 
 def test_drop_oldest_drops_as_many_as_a_large_event_needs() -> None:
-    """Its bytes are bounded as its number is, and the newest is never the one that goes."""
+    """The queue is limited in bytes and in number. The newest event is never dropped."""
     subscriber, consumer, metrics = subscriber_with(Overflow.DROP_OLDEST, queue_bytes=100)
     offer(subscriber, "aa", "bb", "cc", "x" * 40)
     assert (len(subscriber), subscriber.queued_bytes) == (2, 30 + 68)
@@ -192,8 +192,8 @@ def test_drop_oldest_drops_as_many_as_a_large_event_needs() -> None:
     assert metrics.counts().dropped == {"drop-oldest": 4}
 
 
-def test_drop_newest_tells_of_a_loss_before_the_next_event_that_fits() -> None:
-    """A small event that fits after a large one that did not stands behind the news of that."""
+def test_drop_newest_puts_the_reset_before_the_next_event_that_fits() -> None:
+    """A small event that fits comes after the `$reset` for the large one that did not."""
     subscriber, _, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
     _, lost, _ = offer(subscriber, "a", "x" * 100, "b")
     first, told, last = subscriber.take(ALL)
@@ -201,8 +201,8 @@ def test_drop_newest_tells_of_a_loss_before_the_next_event_that_fits() -> None:
     assert (told.event.type, told.id) == ("$reset", lost.id)
 
 
-def test_after_a_loss_the_consumer_has_its_chance_before_the_next_event() -> None:
-    """Whether that would fit or not: what waits, and the news, leave first if the reader takes them."""
+def test_after_a_loss_the_consumer_can_make_room_before_the_next_event() -> None:
+    """If it takes the queue and the `$reset`, they leave before that event, whether it would fit or not."""
     subscriber, consumer, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
     offer(subscriber, "a", "x" * 100)
     taken: list[Publication] = []
@@ -216,8 +216,8 @@ def test_after_a_loss_the_consumer_has_its_chance_before_the_next_event() -> Non
     ("overflow", "each"),
     [(Overflow.DROP_OLDEST, ["$", "b", "c", "d"]), (Overflow.DROP_NEWEST, ["a", "b", "c", "$"])],
 )
-def test_the_news_of_a_loss_is_taken_within_the_limit_too(overflow: Overflow, each: list[str]) -> None:
-    """It is one publication like any other, of its own size."""
+def test_a_reset_counts_against_the_limit_of_a_take(overflow: Overflow, each: list[str]) -> None:
+    """It is a publication with a size."""
     subscriber, _, _ = subscriber_with(overflow)
     offer(subscriber, "a", "b", "c", "d")
     taken = []
@@ -229,7 +229,7 @@ def test_the_news_of_a_loss_is_taken_within_the_limit_too(overflow: Overflow, ea
 
 @pytest.mark.parametrize("overflow", list(Overflow))
 def test_a_queue_that_its_consumer_can_empty_is_not_full(overflow: Overflow) -> None:
-    """Nothing is dropped, and nobody closed, while the reader takes what it is given."""
+    """Nothing is dropped and no subscriber closed while its consumer takes the queue."""
     subscriber, consumer, metrics = subscriber_with(overflow)
     taken: list[str] = []
     consumer.on_make_room = lambda: taken.extend(data_of(subscriber.take(ALL)))
@@ -240,8 +240,8 @@ def test_a_queue_that_its_consumer_can_empty_is_not_full(overflow: Overflow) -> 
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_a_consumer_may_close_the_subscriber_while_it_is_asked_for_room(overflow: Overflow) -> None:
-    """A reader found gone when its queue is full has left, and was not slow."""
+def test_a_consumer_asked_to_make_room_may_close_the_subscriber(overflow: Overflow) -> None:
+    """A subscriber found gone when its queue is full was not slow."""
     subscriber, consumer, metrics = subscriber_with(overflow)
     consumer.on_make_room = lambda: subscriber.close(CloseReason.LEFT)
     offer(subscriber, "a", "b", "c", "d")
@@ -249,7 +249,7 @@ def test_a_consumer_may_close_the_subscriber_while_it_is_asked_for_room(overflow
     assert (len(subscriber), metrics.counts().dropped) == (0, {})
 
 
-def test_the_first_reason_stands() -> None:
+def test_the_first_close_reason_is_kept() -> None:
     policy, metrics, closed = terms()
     subscriber = Subscriber(DEFAULT, policy)
     consumer = subscriber.consumer = RecordingConsumer()
@@ -262,8 +262,8 @@ def test_the_first_reason_stands() -> None:
 
 
 @pytest.mark.parametrize("overflow", DROPPING)
-def test_a_drain_still_tells_of_a_loss(overflow: Overflow) -> None:
-    """Nobody is sent away believing that it has everything."""
+def test_a_drain_still_reports_a_loss(overflow: Overflow) -> None:
+    """The `$reset` is taken with the rest of the queue."""
     subscriber, _, _ = subscriber_with(overflow)
     offer(subscriber, "a", "b", "c", "d")
     subscriber.close(CloseReason.DRAIN)
@@ -271,8 +271,7 @@ def test_a_drain_still_tells_of_a_loss(overflow: Overflow) -> None:
 
 
 @pytest.mark.parametrize("overflow", DROPPING)
-def test_who_has_gone_is_told_of_no_loss(overflow: Overflow) -> None:
-    """Any other end lets go of the queue, and of what there was to say of it."""
+def test_any_other_end_drops_the_queue_and_its_reset(overflow: Overflow) -> None:
     subscriber, _, metrics = subscriber_with(overflow)
     offer(subscriber, "a", "b", "c", "d")
     subscriber.close(CloseReason.STALLED)
@@ -280,8 +279,8 @@ def test_who_has_gone_is_told_of_no_loss(overflow: Overflow) -> None:
     assert metrics.counts().resets == {}
 
 
-def test_one_that_is_let_go_in_peace_may_still_be_revoked() -> None:
-    """What it has not taken by then it does not get, though the first reason is the one that counts."""
+def test_a_drained_subscriber_may_still_be_revoked() -> None:
+    """It gets no more of its queue, and keeps the first reason."""
     subscriber, consumer, metrics = subscriber_with()
     offer(subscriber, "a", "b")
     subscriber.close(CloseReason.DISCONNECTED)
@@ -300,8 +299,8 @@ def conflating(
     return subscriber_with(Overflow.CONFLATE, queue_size=queue_size, queue_bytes=queue_bytes)
 
 
-def test_conflate_keeps_the_newest_of_a_key_at_the_newest_ones_place() -> None:
-    """What was replaced is gone at once, and positions only rise."""
+def test_conflate_keeps_the_newest_of_a_key_at_its_place() -> None:
+    """The replaced event is dropped at once, and positions only rise."""
     subscriber, consumer, _ = conflating()
     offer(subscriber, "old", key="a")
     offer(subscriber, "b", key="b")
@@ -315,7 +314,10 @@ def test_conflate_keeps_the_newest_of_a_key_at_the_newest_ones_place() -> None:
 
 
 def test_conflate_holds_any_number_of_events_of_few_keys() -> None:
-    """A reader that falls behind keeps the newest of each; it has lost nothing, and is told of nothing."""
+    """A subscriber that falls behind keeps the newest of each.
+
+    It gets no `$reset`, since nothing counts as lost.
+    """
     subscriber, _, metrics = conflating()
     for number in range(100):
         offer(subscriber, str(number), key=f"k{number % 3}")
@@ -325,8 +327,8 @@ def test_conflate_holds_any_number_of_events_of_few_keys() -> None:
     assert (subscriber.closed, counts.dropped, counts.resets) == (None, {}, {})
 
 
-def test_what_replaces_the_only_one_wakes_nobody_again() -> None:
-    """A queue that always had something is one that its consumer has heard of."""
+def test_replacing_the_only_event_does_not_wake_the_consumer_again() -> None:
+    """The queue was never empty since the consumer was called."""
     subscriber, consumer, _ = conflating()
     offer(subscriber, "a1", "a2", key="a")
     assert data_of(subscriber.take(ALL)) == ["a2"]
@@ -334,7 +336,7 @@ def test_what_replaces_the_only_one_wakes_nobody_again() -> None:
 
 
 def test_an_event_without_a_key_is_never_replaced_and_disconnects() -> None:
-    """What conflation cannot bound ends the stream, as slow; what came meanwhile is in the history."""
+    """Only keys limit a conflating queue: without one it closes the subscriber as slow."""
     subscriber, consumer, metrics = conflating()
     offer(subscriber, "a", "b", "c")
     assert data_of(subscriber.take(ALL)) == ["a", "b", "c"]
@@ -345,7 +347,7 @@ def test_an_event_without_a_key_is_never_replaced_and_disconnects() -> None:
 
 
 def test_more_keys_than_a_queue_holds_disconnect() -> None:
-    """Nothing replaces anything, so nothing bounds it."""
+    """Without replacements the queue fills."""
     subscriber, _, _ = conflating()
     for key in "abc":
         offer(subscriber, key, key=key)
@@ -355,7 +357,7 @@ def test_more_keys_than_a_queue_holds_disconnect() -> None:
 
 
 def test_a_replacement_too_large_for_the_queue_disconnects() -> None:
-    """Bytes are bounded whatever is replaced, those of the queue itself among them."""
+    """The limit in bytes counts the queue's own indexes too."""
     subscriber, _, _ = conflating(queue_bytes=100 + ITEM + NAME)
     offer(subscriber, "a", key="a")
     offer(subscriber, "b", key="b")
@@ -365,8 +367,8 @@ def test_a_replacement_too_large_for_the_queue_disconnects() -> None:
     assert subscriber.closed is CloseReason.SLOW
 
 
-def test_a_full_queue_takes_what_replaces_one_of_its_events() -> None:
-    """Room is made by the replacement before anybody is called slow."""
+def test_a_full_queue_accepts_a_replacement() -> None:
+    """The replacement makes room before the queue counts as full."""
     subscriber, _, _ = conflating(queue_size=2)
     offer(subscriber, "a1", key="a")
     offer(subscriber, "plain")
@@ -374,7 +376,7 @@ def test_a_full_queue_takes_what_replaces_one_of_its_events() -> None:
     assert data_of(subscriber.take(ALL)) == ["plain", "a2"]
 
 
-# Catching up.
+# Replay.
 
 
 async def publish(memory: MemoryBackend, data: str) -> None:
@@ -388,8 +390,8 @@ def catching_up_with(memory: MemoryBackend) -> tuple[Subscriber, RecordingConsum
     return subscriber, consumer
 
 
-async def test_while_catching_up_it_takes_from_the_history() -> None:
-    """In pages of the limit, with nothing queued, and nobody woken: it is its consumer's to come back."""
+async def test_a_replaying_subscriber_takes_pages_of_the_history() -> None:
+    """Nothing is queued and no consumer woken: it takes the next page by itself."""
     subscriber, consumer = catching_up_with(await make_memory(*"abcde"))
     assert (subscriber.waiting, len(subscriber), subscriber.queued_bytes) == (True, 0, 0)
     pages = []
@@ -399,8 +401,8 @@ async def test_while_catching_up_it_takes_from_the_history() -> None:
     assert consumer.calls == []
 
 
-async def test_it_waits_for_what_is_published_while_it_catches_up() -> None:
-    """What comes is ahead of it in the history: it is done when it has the newest, and not before."""
+async def test_a_replaying_subscriber_gets_events_published_meanwhile() -> None:
+    """They are in the history: the replay is done with the newest one."""
     memory = await make_memory("a")
     subscriber, _ = catching_up_with(memory)
     assert data_of(subscriber.take(ALL)) == ["a"]
@@ -411,8 +413,8 @@ async def test_it_waits_for_what_is_published_while_it_catches_up() -> None:
     assert not subscriber.waiting
 
 
-async def test_once_live_it_takes_what_it_is_offered() -> None:
-    """And asks the history no more."""
+async def test_a_live_subscriber_takes_offered_events() -> None:
+    """It reads the history no more."""
     memory = await make_memory("a")
     subscriber, consumer = catching_up_with(memory)
     subscriber.take(ALL)
@@ -425,8 +427,8 @@ async def test_once_live_it_takes_what_it_is_offered() -> None:
 
 
 @pytest.mark.parametrize("reason", list(CloseReason))
-async def test_closed_while_catching_up_it_has_nothing_more(reason: CloseReason) -> None:
-    """Whatever for: what is left is in the history, for when it comes back."""
+async def test_a_subscriber_closed_during_its_replay_has_no_more_events(reason: CloseReason) -> None:
+    """This holds for every reason: the rest stays in the history for its resumption."""
     subscriber, consumer = catching_up_with(await make_memory("a", "b"))
     subscriber.close(reason)
     assert (subscriber.closed, subscriber.catching_up, subscriber.waiting) == (reason, None, False)
@@ -434,11 +436,11 @@ async def test_closed_while_catching_up_it_has_nothing_more(reason: CloseReason)
     assert consumer.calls == [f"on_closed {reason}"]
 
 
-# What is known of a subscriber when somebody asks.
+# Counters and ages of a subscriber.
 
 
-def test_what_was_taken_and_what_was_dropped_are_counted() -> None:
-    """The news of a loss is one of the events; an event is dropped once, whatever is told of it."""
+def test_taken_and_dropped_events_are_counted() -> None:
+    """A `$reset` counts as an event taken. A dropped event counts once."""
     subscriber, _, _ = subscriber_with(Overflow.DROP_OLDEST)
     offer(subscriber, "a", "b", "c", "d", "e")
     assert (subscriber.behind, subscriber.taken, subscriber.dropped) == (3, 0, 2)
@@ -450,8 +452,8 @@ def test_what_was_taken_and_what_was_dropped_are_counted() -> None:
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_the_oldest_that_waits_says_since_when(overflow: Overflow) -> None:
-    """And nothing does when nothing waits."""
+def test_the_time_of_the_oldest_queued_event_is_known(overflow: Overflow) -> None:
+    """An empty queue has none."""
     subscriber, _, _ = subscriber_with(overflow)
     assert subscriber.oldest is None
     offer(subscriber, "a", "b")
@@ -461,8 +463,8 @@ def test_the_oldest_that_waits_says_since_when(overflow: Overflow) -> None:
 
 
 @pytest.mark.parametrize("reason", CloseReason)
-def test_the_consumer_is_told_of_the_end_while_what_waits_is_there(reason: CloseReason) -> None:
-    """So that it can say what was left."""
+def test_the_consumer_is_called_on_close_before_the_queue_is_dropped(reason: CloseReason) -> None:
+    """It can log what was left."""
     subscriber, consumer, _ = subscriber_with()
     offer(subscriber, "a", "b")
     found: list[int] = []
@@ -471,8 +473,8 @@ def test_the_consumer_is_told_of_the_end_while_what_waits_is_there(reason: Close
     assert found == [2]
 
 
-def test_what_waits_is_given_to_who_is_let_go_in_peace() -> None:
-    """And to nobody else: to one that was revoked least of all."""
+def test_a_queue_is_kept_for_a_graceful_close_only() -> None:
+    """A revoked subscriber gets none of it."""
     kept = []
     for reason in CloseReason:
         subscriber, _, _ = subscriber_with()

@@ -10,22 +10,22 @@ from sse_broadcast.fanout.system_events import close_event, reset_event, reset_p
 
 
 @pytest.mark.parametrize("encoding", [TEXT, JSON])
-def test_the_end_of_a_stream_is_one_block(encoding: Encoding) -> None:
-    """Why it ends, and when to come back with which id."""
+def test_close_is_one_block(encoding: Encoding) -> None:
+    """It has the reason, the reconnection time and the id to resume from."""
     told = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\nid: 0123abcd-7\n\n'
     assert own_block(encoding.format, close_event(CloseReason.DRAIN, 2500), "0123abcd-7") == told
 
 
-def test_the_end_of_a_stream_is_one_line_where_events_are_lines() -> None:
-    """An envelope of no channel, as all that the server says itself."""
+def test_close_is_one_line_in_a_format_of_lines() -> None:
+    """It is an envelope without a channel, as all system events."""
     said = own_block(NDJSON.format, close_event("slow", 2500), "0123abcd-7")
     before, _, time = said.partition(b'"time":')
     assert before == b'{"channel":null,"id":"0123abcd-7","event":"$close","data":{"reason": "slow"},'
     assert time.endswith(b"}\n")
 
 
-def test_jitter_spreads_by_half_or_as_far_as_is_asked() -> None:
-    """Readers cut together do not return together; never sooner than alone, and never over less time."""
+def test_jitter_spreads_reconnections() -> None:
+    """They come over half the retry time more, or over the given time if that is longer."""
     near, far = ([jittered(3000, spread=spread) for _ in range(2000)] for spread in (0, 100_000))
     assert len(set(near)) > 50
     assert 1500 <= min(near) <= max(near) <= 4500
@@ -36,7 +36,7 @@ def test_jitter_spreads_by_half_or_as_far_as_is_asked() -> None:
 
 
 def test_a_reset_in_each_encoding() -> None:
-    """Whole bytes: its id is the place to go on behind, its data JSON, its channel none."""
+    """Its id is the cursor to resume from, its data is JSON, and it has no channel."""
     told = reset_publication(ResetReason.SLOW, ["a", "b*"], epoch="0123abcd", position=5, missed=118)
     loss = b'{"reason": "slow", "channels": ["a", "b*"], "missed": 118}'
     frame = b"event: $reset\ndata: " + loss + b"\nid: 0123abcd-5\n\n"
@@ -50,14 +50,13 @@ def test_a_reset_in_each_encoding() -> None:
 
 
 @pytest.mark.parametrize("reason", list(ResetReason))
-def test_a_loss_that_was_not_counted_says_null(reason: ResetReason) -> None:
-    """A number is only said when it is known."""
+def test_an_uncounted_loss_is_null(reason: ResetReason) -> None:
     told = reset_publication(reason, ["a"], epoch="0123abcd", position=5, missed=None)
     assert told.event.data == f'{{"reason": "{reason}", "channels": ["a"], "missed": null}}'
 
 
-def test_news_of_a_loss_that_has_no_place_yet_are_the_same_event() -> None:
-    """Its id is that of the stream's opening, which it stands before."""
+def test_a_reset_of_the_first_frames_is_the_same_event() -> None:
+    """Its id is that of the first frames, which it precedes."""
     event = reset_event(ResetReason.EVICTED, ("a", "b*"), missed=None)
     assert event == Event(
         '{"reason": "evicted", "channels": ["a", "b*"], "missed": null}', type="$reset", json=True

@@ -1,4 +1,4 @@
-"""Those in step: who joins and leaves, also while a pass is on, and to whom it comes."""
+"""Writer list: members that join and leave, also during a pass."""
 
 import random
 from collections import Counter
@@ -48,7 +48,7 @@ def indexes(writers: WriterList[RecordingMember]) -> list[int]:
 
 
 def test_a_pass_reaches_every_member_once() -> None:
-    """A turn at a time, by index."""
+    """It writes to a turn of members at a time, by index."""
     writers, members = make_list(5)
     writers.begin()
     assert (writers.next_index, writers.done) == (0, False)
@@ -66,8 +66,8 @@ def test_a_pass_reaches_every_member_once() -> None:
     assert writers.end() == 5
 
 
-def test_a_pass_has_come_to_whom_it_is_writing() -> None:
-    """Who is full, and says so in the middle of the write, has it."""
+def test_the_member_being_written_counts_as_reached() -> None:
+    """It reports a full sink during the write, and has the batch."""
     writers, members = make_list(3)
     seen: list[tuple[int, RecordingMember]] = []
     for member in members:
@@ -77,14 +77,14 @@ def test_a_pass_has_come_to_whom_it_is_writing() -> None:
     assert seen == [(1, members[0]), (2, members[1]), (3, members[2])]
 
 
-def test_a_pass_over_nobody_is_done_at_once() -> None:
+def test_a_pass_over_no_members_is_done_at_once() -> None:
     writers = WriterList[RecordingMember]()
     writers.begin()
     assert writers.done
     assert writers.end() == 0
 
 
-def test_the_last_takes_the_index_of_a_member_that_leaves() -> None:
+def test_the_last_member_takes_the_index_of_one_that_leaves() -> None:
     writers, members = make_list(4)
     writers.leave(members[1])
     assert [member.index for member in members] == [0, NOT_LISTED, 2, 1]
@@ -98,7 +98,10 @@ def test_the_last_takes_the_index_of_a_member_that_leaves() -> None:
 
 @pytest.mark.parametrize(("before", "count"), [(0, 3), (1, 3), (2, 4), (3, 4)])
 def test_a_member_that_leaves_during_a_pass_gets_no_more_of_it(before: int, count: int) -> None:
-    """Whether it had reached it, or not; the others keep their indexes until it ends."""
+    """This holds whether the pass had reached it or not.
+
+    The others keep their indexes until the pass ends.
+    """
     writers, members = make_list(4)
     writers.begin()
     advance(writers, before)
@@ -111,8 +114,8 @@ def test_a_member_that_leaves_during_a_pass_gets_no_more_of_it(before: int, coun
     assert indexes(writers) == [0, 1, 2]
 
 
-def test_a_member_that_leaves_in_the_middle_of_its_own_write_was_written_to() -> None:
-    """It is known still, as the last, until the pass goes on."""
+def test_a_member_that_leaves_during_its_own_write_was_written_to() -> None:
+    """It is known as the last one written until the pass goes on."""
     writers, members = make_list(3)
     members[1].on_write = lambda: writers.leave(members[1])
     writers.begin()
@@ -136,8 +139,8 @@ def test_all_members_may_leave_during_a_pass() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_nobody_joins_during_a_pass(count: int) -> None:
-    """Nor when it has reached every member, and has yet to end."""
+def test_members_do_not_join_during_a_pass(count: int) -> None:
+    """They wait until it ends, also after it has reached every member."""
     writers, _ = make_list(2)
     writers.begin()
     advance(writers, count)
@@ -145,8 +148,8 @@ def test_nobody_joins_during_a_pass(count: int) -> None:
         writers.join(RecordingMember())
 
 
-def test_one_may_leave_and_come_back() -> None:
-    """It is in the writers once, and gets each pass once."""
+def test_a_member_may_leave_and_come_back() -> None:
+    """It is in the list once, and gets each pass once."""
     writers, members = make_list(3)
     writers.leave(members[0])
     writers.join(members[0])
@@ -158,8 +161,8 @@ def test_one_may_leave_and_come_back() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_is_what_the_naive_model_is(seed: int) -> None:
-    """Each pass comes once to all who are there when it begins and when it comes to them, and to no other."""
+def test_the_writer_list_agrees_with_a_naive_model(seed: int) -> None:
+    """A pass writes once to each member of its start that is still there at its turn, and to no other."""
     chance, writers, inside = random.Random(seed), WriterList[RecordingMember](), list[RecordingMember]()
     for _ in range(60):
         for _ in range(chance.randrange(6)):
