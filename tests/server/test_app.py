@@ -1,4 +1,4 @@
-"""What holds for every request: targets, expectations, and the lengths of a request line and of a head."""
+"""Application: rules for every request, and the limits of a request line and of a head."""
 
 import asyncio
 
@@ -12,13 +12,13 @@ from tests.support.sockets import RawClient, until
 
 
 async def test_raw_bytes_in_a_target_are_refused(server: LiveServer, client: RawClient) -> None:
-    """A byte that is not UTF-8 never reaches a handler, whoever refuses it."""
+    """A byte that is not UTF-8 never reaches a handler: either the parser or the application refuses it."""
     await client.send(b"POST /send?event=\xff HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
     assert (await client.answer())[0] == 400
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_target_of_utf8_is_taken(client: RawClient) -> None:
+async def test_a_target_of_utf8_is_accepted(client: RawClient) -> None:
     assert (await client.ask("GET", "/status?x=%C3%A9"))[0] == 200
 
 
@@ -26,10 +26,10 @@ async def test_a_target_of_utf8_is_taken(client: RawClient) -> None:
     ("method", "path"),
     [("POST", "/send"), ("POST", "/send/a"), ("GET", "/status"), ("GET", "/send"), ("GET", "/nope")],
 )
-async def test_an_expectation_that_is_not_known_is_a_problem(
+async def test_an_unknown_expectation_is_refused(
     server: LiveServer, client: RawClient, method: str, path: str
 ) -> None:
-    """417, whatever is at the path or is not; `100-continue` in any case is known everywhere."""
+    """It is a 417 on every path. `100-continue` is accepted on every path, in any case."""
     body = b'{"title":"Expectation Failed","status":417,"detail":"Expect: \'a-miracle\' is not supported"}\n'
     await client.request(method, path, headers="Expect: a-miracle\r\n")
     head = (await client.head()).decode()
@@ -60,7 +60,7 @@ async def test_a_browsers_methods_on_one_connection(client: RawClient) -> None:
     assert statuses == [200, 400, 200, 400, 400, 200]
 
 
-# How long a request line and a head may be.
+# Limits of a request line and of a head.
 
 PAGE = "https://a.example"
 
@@ -68,13 +68,13 @@ FOREIGN = f"Origin: {PAGE}\r\n"
 
 
 def padded(start: str, *, to: int) -> str:
-    """Return a target that begins like this and has so many bytes."""
+    """Return a target that begins with `path` and is this many bytes long."""
     return start.ljust(to, "x")
 
 
 @pytest.mark.parametrize("start", ["/status?x=", "/events?x=", "/nope", "/events/"])
-async def test_a_target_has_16_kibibytes_at_most(serve: Serve, start: str) -> None:
-    """414 beyond, for a path and for a query, and a page of an allowed origin may read it."""
+async def test_a_target_is_limited_to_16_kibibytes(serve: Serve, start: str) -> None:
+    """A longer path or query is a 414, readable for pages of an allowed origin."""
     server = await serve(cors_origins=(PAGE,))
     longest = await ask(server, "HEAD", padded(start, to=16_384), headers=FOREIGN)
     assert longest.status == {"/status?x=": 200, "/events?x=": 200, "/nope": 404, "/events/": 400}[start]
@@ -88,7 +88,7 @@ async def test_a_target_has_16_kibibytes_at_most(serve: Serve, start: str) -> No
     assert answer.headers["access-control-allow-credentials"] == "true"
 
 
-async def test_a_target_that_is_too_long_is_counted_and_costs_no_connection(
+async def test_a_target_that_is_too_long_is_counted_and_keeps_its_connection(
     server: LiveServer, client: RawClient
 ) -> None:
     assert (await client.ask("GET", padded("/events?x=", to=20_000)))[0] == 414
@@ -99,15 +99,15 @@ async def test_a_target_that_is_too_long_is_counted_and_costs_no_connection(
 
 
 def head_of(size: int, *, more: str = "") -> bytes:
-    """Return a request whose head counts for so many bytes: its target, its headers and their line ends."""
+    """Return a request whose head has this size: its target, its headers and their line ends."""
     said = f"Host: localhost\r\n{more}"
     padding = size - len("/status") - len(said) - 4 * len("X: \r\n")
     fields = [f"X: {'x' * length}\r\n" for length in (8_000, 8_000, 8_000, padding - 24_000)]
     return f"GET /status HTTP/1.1\r\n{said}{''.join(fields)}\r\n".encode()
 
 
-async def test_a_head_has_32_kibibytes_at_most(serve: Serve) -> None:
-    """431 beyond, as a problem that a page of an allowed origin may read; the connection goes on."""
+async def test_a_head_is_limited_to_32_kibibytes(serve: Serve) -> None:
+    """Beyond is a 431 problem, readable for pages of an allowed origin. The connection stays open."""
     _, client = await serve.connected(cors_origins=(PAGE,))
     await client.send(head_of(32_768, more=FOREIGN))
     assert (await client.answer())[0] == 200
@@ -124,8 +124,8 @@ async def test_a_head_has_32_kibibytes_at_most(serve: Serve) -> None:
     assert (await client.ask("GET", "/status"))[0] == 200
 
 
-async def test_a_head_that_comes_in_pieces_is_measured_whole(client: RawClient) -> None:
-    """However many; and what came before it on the connection is none of it."""
+async def test_a_head_in_pieces_is_measured_as_a_whole(client: RawClient) -> None:
+    """The number of pieces does not matter, nor do earlier requests on the connection."""
     for _ in range(3):
         assert (await client.ask("POST", "/send", body=b"x" * 30_000))[0] == 200
     for size, status in ((32_768, 200), (32_769, 431), (40_000, 431), (30_000, 200)):
@@ -136,7 +136,7 @@ async def test_a_head_that_comes_in_pieces_is_measured_whole(client: RawClient) 
         assert (await client.answer())[0] == status
 
 
-async def test_a_short_head_in_front_of_a_long_body_is_no_long_head(client: RawClient) -> None:
+async def test_a_body_does_not_count_as_head(client: RawClient) -> None:
     assert (await client.ask("POST", "/send", body=b"x" * 60_000))[0] == 200
     ask_twice = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
     await client.send(ask_twice)
@@ -144,9 +144,7 @@ async def test_a_short_head_in_front_of_a_long_body_is_no_long_head(client: RawC
         assert (await client.answer())[0] == 200
 
 
-async def test_a_long_head_that_waited_for_another_answer_is_measured_too(
-    server: LiveServer, client: RawClient
-) -> None:
+async def test_a_pipelined_long_head_is_measured_too(server: LiveServer, client: RawClient) -> None:
     await server.app[BATCH_LOCK].acquire()
     body = b'[{"message":"x"}]'
     await client.request("POST", "/send", body=body, headers="Content-Type: application/json\r\n")

@@ -1,4 +1,4 @@
-"""The original design's contract, to the letter. Nothing here may ever change meaning."""
+"""The contract of the original design. None of it may ever change."""
 
 import json
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ async def status(client: aiohttp.ClientSession) -> bytes:
 
 
 async def blocks(response: aiohttp.ClientResponse, count: int) -> list[bytes]:
-    """Return the next blocks, without what the original had not: comments, times, ids, the opening."""
+    """Return the next blocks without comments, times, ids and first frames: the original had none."""
     found: list[bytes] = []
     while len(found) < count:
         lines = []
@@ -47,8 +47,8 @@ async def test_events_is_an_event_stream(client: aiohttp.ClientSession) -> None:
         assert await blocks(response, 1) == [b"data: hello\n"]
 
 
-async def test_send_publishes_to_every_client_and_counts_them(client: aiohttp.ClientSession) -> None:
-    """POST /send answers {"status": "sent", "clients": n, "message": ...}; more keys may follow."""
+async def test_send_publishes_to_every_client_and_returns_their_number(client: aiohttp.ClientSession) -> None:
+    """POST /send returns {"status": "sent", "clients": n, "message": ...}, and may return more keys."""
     async with client.get("/events") as one, client.get("/events") as two:
         code, kind, body = await send(client, {"message": "hello", "event": "greeting"})
         assert (code, kind) == (200, "application/json")
@@ -62,14 +62,14 @@ async def test_send_publishes_to_every_client_and_counts_them(client: aiohttp.Cl
 async def test_event_is_optional_and_may_be_null(
     client: aiohttp.ClientSession, content: dict[str, object]
 ) -> None:
-    """Without a type an event is a browser's `message`."""
+    """Without a type, browsers dispatch a `message` event."""
     async with client.get("/events") as response:
         await send(client, content)
         assert await blocks(response, 1) == [b"data: x\n"]
 
 
 async def test_unknown_keys_are_refused(client: aiohttp.ClientSession) -> None:
-    """The original ignored them, having no channels: a misspelt `channel` would publish to everybody."""
+    """The original ignored them, but had no channels: a misspelt `channel` would publish to everyone."""
     assert (await send(client, {"message": "x", "priority": 3}))[0] == 422
 
 
@@ -77,7 +77,7 @@ async def test_unknown_keys_are_refused(client: aiohttp.ClientSession) -> None:
     "content", [{}, {"message": 1}, {"message": None}, {"message": "x", "event": 1}, [], "x"]
 )
 async def test_json_of_the_wrong_shape_is_422(client: aiohttp.ClientSession, content: object) -> None:
-    """The status the original gave."""
+    """The original design has this status."""
     assert (await send(client, content))[0] == 422
 
 

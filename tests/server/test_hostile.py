@@ -1,4 +1,4 @@
-"""Clients that mean harm: whatever they send, it is answered or dropped, and nobody else notices."""
+"""Hostile clients: every request is answered or dropped, and no other client is affected."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ SMUGGLED = b"GET /status HTTP/1.1\r\n" + HOST + b"\r\n"
 
 @pytest.fixture
 def hasty(monkeypatch: Patch) -> None:
-    """Have what takes seconds take a part of one."""
+    """Shorten time-outs of seconds to fractions of one."""
     monkeypatch.setattr(connection, "KEEP_ALIVE", 0.5)
     options = {**OPTIONS, "lingering_time": 0.3}
     monkeypatch.setattr(connection, "OPTIONS", types.MappingProxyType(options))
@@ -53,16 +53,16 @@ def hasty(monkeypatch: Patch) -> None:
 
 @pytest.fixture
 def no_loopback(monkeypatch: Patch) -> None:
-    """Have the loopback's addresses counted as any other's."""
+    """Count loopback addresses like any other."""
     monkeypatch.setattr(client_address, "key", lambda host: host)
     monkeypatch.setattr(client_address, "is_loopback", lambda _: False)
 
 
-# Everything at once.
+# All attacks at once.
 
 
-class Honest:
-    """Readers that want every event, and who publishes them."""
+class HealthyClients:
+    """Subscribers that want every event, and their publisher."""
 
     def __init__(self, server: LiveServer, readers: list[RawClient], publisher: RawClient) -> None:
         self._server = server
@@ -72,7 +72,7 @@ class Honest:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connected(cls, server: LiveServer, count: int) -> AsyncIterator["Honest"]:
+    async def connected(cls, server: LiveServer, count: int) -> AsyncIterator["HealthyClients"]:
         async with AsyncExitStack() as stack:
             clients = [await RawClient.open(server.port) for _ in range(count + 1)]
             for client in clients:
@@ -83,7 +83,7 @@ class Honest:
             yield cls(server, readers, publisher)
 
     async def while_(self, doing: asyncio.Task[Tally]) -> None:
-        """Publish until something is done, and see that everyone gets everything, in order."""
+        """Publish until a coroutine is done, and check that all subscribers get everything in order."""
         reading = [asyncio.create_task(self._read(reader)) for reader in self._readers]
         while not doing.done():
             await self._publish(str(self._published))
@@ -107,17 +107,17 @@ class Honest:
 
 @pytest.mark.parametrize("settings", [{}, CREDENTIALS], ids=["open", "with credentials"])
 @pytest.mark.usefixtures("hasty")
-async def test_a_siege_harms_nobody(
+async def test_hostile_requests_affect_no_other_client(
     serve: Serve, caplog: Caplog, monkeypatch: Patch, settings: Mapping[str, Any]
 ) -> None:
-    """Thousands of requests as nobody should send them: no fault of ours, nothing lost, nothing left."""
+    """Thousands of them cause no server error and no lost event, and leave nothing behind."""
     if settings:
         monkeypatch.setattr(client_address, "key", lambda host: host)
         monkeypatch.setattr(client_address, "is_loopback", lambda _: False)
     server = await serve(head_timeout=0.5, body_timeout=0.3, max_body=100_000, max_event=100_000, **settings)
     tasks = len(asyncio.all_tasks())
     inventor = Inventor(4, tokens=(GOOD, NARROW))
-    async with Honest.connected(server, 20) as honest:
+    async with HealthyClients.connected(server, 20) as honest:
         siege = asyncio.create_task(besiege(server.port, inventor, requests=6000, crowd=30))
         await honest.while_(siege)
         tally = await siege
@@ -130,7 +130,7 @@ async def test_a_siege_harms_nobody(
     assert [record.getMessage() for record in caplog.records if is_fault(record)] == []
 
 
-async def test_costly_requests_are_answered_as_the_contract_has_it(serve: Serve, caplog: Caplog) -> None:
+async def test_costly_requests_get_the_documented_responses(serve: Serve, caplog: Caplog) -> None:
     spender = CallerRule(name="spender", token=NARROW, subscribe=("spend.*",), publish=("spend.*",))
     server = await serve(head_timeout=0.5, body_timeout=0.3, caller=(spender,), anonymous_subscribe=("a",))
     tasks = len(asyncio.all_tasks())
@@ -160,11 +160,11 @@ async def nothing_is_left(server: LiveServer, tasks: int) -> None:
     gc.collect()
 
 
-# What a head may be.
+# Limits of a head.
 
 
-async def test_a_head_without_end_is_cut(server: LiveServer, client: RawClient) -> None:
-    """Long before it is a megabyte, which aiohttp would take, twice; and it is counted."""
+async def test_an_endless_head_is_cut_off(server: LiveServer, client: RawClient) -> None:
+    """The limit is far below the two megabytes that aiohttp would read. It is counted."""
     lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 4000) for number in range(120))
     with contextlib.suppress(ConnectionError):
         await client.send(b"GET /healthz HTTP/1.1\r\n" + HOST + lines[: 4 * MOST_HEAD])
@@ -174,15 +174,15 @@ async def test_a_head_without_end_is_cut(server: LiveServer, client: RawClient) 
     await until(lambda: server.connections == 0)
 
 
-async def test_a_head_of_some_size_is_taken(client: RawClient) -> None:
-    """Cookies and a token, one longer than aiohttp would take by itself, and again for the next request."""
+async def test_a_head_of_some_kibibytes_is_accepted(client: RawClient) -> None:
+    """It has cookies and a token, one beyond aiohttp's own limit, in two requests of a connection."""
     lines = f"X: {'x' * 24_000}\r\nY: {'y' * 8000}\r\n"
     for _ in range(5):
         assert (await client.ask("GET", "/healthz", headers=lines))[0] == 200
 
 
-async def test_a_body_is_no_head(serve: Serve) -> None:
-    """However long it is, and also when it is refused and read no further."""
+async def test_a_body_is_not_limited_as_a_head(serve: Serve) -> None:
+    """It may be longer, also if it is refused and read no further."""
     server, client = await serve.connected(token=GOOD)
     body = b"x" * (4 * MOST_HEAD)
     for _ in range(3):
@@ -203,7 +203,7 @@ async def test_a_hundred_thousand_headers_are_refused(server: LiveServer, client
 
 @pytest.mark.parametrize("version", ["0.9", "2.0"])
 @pytest.mark.parametrize("more", ["", "Expect: 100-continue\r\n"], ids=["plain", "expecting"])
-async def test_another_version_is_not_spoken(client: RawClient, version: str, more: str) -> None:
+async def test_other_http_versions_are_refused(client: RawClient, version: str, more: str) -> None:
     await client.send(f"GET /healthz HTTP/{version}\r\nHost: localhost\r\n{more}\r\n".encode())
     head, body = (await client.rest()).split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.0 400 Bad Request\r\n")
@@ -219,8 +219,8 @@ async def test_another_version_is_not_spoken(client: RawClient, version: str, mo
     ],
     ids=["parameters", "target", "head"],
 )
-async def test_no_refusal_is_in_another_version(client: RawClient, request_line: str) -> None:
-    """What is wrong with the version is said before all else."""
+async def test_every_refusal_is_in_http_1_1(client: RawClient, request_line: str) -> None:
+    """A wrong version is reported before any other error."""
     head = request_line if "HTTP/2.0" in request_line else f"{request_line} HTTP/2.0"
     await client.send(f"{head}\r\nHost: localhost\r\n\r\n".encode())
     answer = await client.rest()
@@ -233,8 +233,10 @@ async def test_no_refusal_is_in_another_version(client: RawClient, request_line:
 @pytest.mark.parametrize(
     "more", [b"", b"Expect: x\r\n", b"Expect: \xff\r\n"], ids=["plain", "text", "no text"]
 )
-async def test_what_has_no_path_is_told_so(client: RawClient, first: str, version: str, more: bytes) -> None:
-    """As a problem, which does not say what the server is made of."""
+async def test_a_target_without_a_path_is_refused(
+    client: RawClient, first: str, version: str, more: bytes
+) -> None:
+    """The problem does not tell which software the server is built of."""
     await client.send(f"{first} HTTP/{version}\r\n".encode() + HOST + more + b"\r\n")
     head, body = (await client.rest()).split(b"\r\n\r\n")
     assert re.match(rb"HTTP/1\.[01] 404 Not Found\r\n", head)
@@ -243,16 +245,16 @@ async def test_what_has_no_path_is_told_so(client: RawClient, first: str, versio
 
 
 @pytest.mark.parametrize("path", ["/events", "/events/a%2Cb", "/%65vents", "//events", "/./events"])
-async def test_a_path_is_guarded_however_it_is_written(serve: Serve, path: str) -> None:
+async def test_a_path_is_protected_in_every_spelling(serve: Serve, path: str) -> None:
     server = await serve(token=GOOD)
     assert (await ask(server, "GET", path)).status in {400, 401, 404}
 
 
-# What comes behind a stream, or instead of a body.
+# Bytes after a stream request, or instead of a body.
 
 
-async def test_what_comes_behind_a_stream_is_not_kept(server: LiveServer, client: RawClient) -> None:
-    """It is read, so that the reader's end is seen, and nothing of it is answered."""
+async def test_bytes_after_a_stream_request_are_dropped(server: LiveServer, client: RawClient) -> None:
+    """They are read, so that the end of the connection is seen, and not answered."""
     await client.subscribe()
     (found,) = web_server_of(server).connections
     lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 8000) for number in range(100))
@@ -265,8 +267,8 @@ async def test_what_comes_behind_a_stream_is_not_kept(server: LiveServer, client
     await until(lambda: server.connections == 0)
 
 
-async def test_a_crowd_behind_a_stream_does_not_keep_it_open(server: LiveServer, client: RawClient) -> None:
-    """A hundred requests in one piece with it, and no HTTP behind: its reader is still seen to leave."""
+async def test_pipelined_requests_do_not_keep_a_stream_open(server: LiveServer, client: RawClient) -> None:
+    """A hundred requests come with it, then bytes that are not HTTP. The end of the connection is seen."""
     await client.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n" + SMUGGLED * 100)
     await client.head()
     await until(lambda: server.broadcaster.client_count == 1)
@@ -291,8 +293,8 @@ async def test_a_crowd_behind_a_stream_does_not_keep_it_open(server: LiveServer,
     ],
     ids=["none", "half", "no chunk", "half a chunk", "an extension", "a trailer"],
 )
-async def test_a_body_that_stalls_is_not_waited_for(serve: Serve, path: str, begins: bytes) -> None:
-    """It is answered with 408 when its time is over; a stream of lines takes as long as it takes."""
+async def test_a_stalled_body_is_a_408(serve: Serve, path: str, begins: bytes) -> None:
+    """A stream of lines has no such limit."""
     server, client = await serve.connected(body_timeout=0.1)
     await client.send(f"POST {path} HTTP/1.1\r\nContent-Type: application/json\r\n".encode() + HOST + begins)
     if "stream" in path:
@@ -304,8 +306,8 @@ async def test_a_body_that_stalls_is_not_waited_for(serve: Serve, path: str, beg
     await until(lambda: server.connections == 0)
 
 
-async def test_a_body_that_drips_is_not_waited_for(serve: Serve) -> None:
-    """A byte now and then does not make the time longer."""
+async def test_a_dripping_body_is_a_408(serve: Serve) -> None:
+    """A byte now and then does not prolong the time."""
     server, client = await serve.connected(body_timeout=0.2)
     await client.send(b"POST /send HTTP/1.1\r\n" + HOST + b"Content-Length: 100000\r\n\r\n")
 
@@ -322,8 +324,8 @@ async def test_a_body_that_drips_is_not_waited_for(serve: Serve) -> None:
     await until(lambda: server.connections == 0)
 
 
-async def test_a_bomb_is_not_unpacked(server: LiveServer) -> None:
-    """415 to whatever is compressed: what it would become is not known before it is."""
+async def test_a_compressed_body_is_refused(server: LiveServer) -> None:
+    """It is a 415: the decompressed size is not known before."""
     client = await server.connect()
     bomb = zlib.compress(bytes(20_000_000))
     headers = "Content-Encoding: deflate\r\nContent-Type: application/json\r\n"
@@ -360,8 +362,8 @@ async def test_a_bomb_is_not_unpacked(server: LiveServer) -> None:
         b"Transfer-Encoding: chunked\r\n\r\n1;\nx\r\n0\r\n\r\n",
     ],
 )
-async def test_what_two_may_read_differently_is_not_read(serve: Serve, framing: bytes) -> None:
-    """A request that a proxy in front may see the end of elsewhere is the last on its connection."""
+async def test_an_ambiguous_request_is_the_last_of_its_connection(serve: Serve, framing: bytes) -> None:
+    """A proxy in front may see its end elsewhere."""
     server, client = await serve.connected(body_timeout=0.2)
     await client.send(b"POST /send HTTP/1.1\r\n" + HOST + framing + SMUGGLED)
     answered = await client.rest()
@@ -369,14 +371,14 @@ async def test_what_two_may_read_differently_is_not_read(serve: Serve, framing: 
     assert server.broadcaster.counts.published == 0
 
 
-# What is no text.
+# Bytes that are not UTF-8.
 
 NO_UTF8 = (b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc0\x80")
 
 
 @pytest.mark.parametrize("bad", NO_UTF8)
-async def test_no_utf8_is_taken_anywhere(server: LiveServer, bad: bytes) -> None:
-    """Not in a path or a query, quoted or as it is, and not in a body."""
+async def test_bytes_that_are_not_utf8_are_refused(server: LiveServer, bad: bytes) -> None:
+    """This holds for a path or a query, percent-encoded or not, and for a body."""
     quoted = b"".join(b"%%%02x" % byte for byte in bad)
     requests = [
         b"GET /events/%b HTTP/1.1\r\n%b\r\n",
@@ -407,8 +409,8 @@ async def test_no_utf8_is_taken_anywhere(server: LiveServer, bad: bytes) -> None
         "Access-Control-Request-Method", "X-Any",
     ],
 )  # fmt: skip
-async def test_no_utf8_in_a_header_is_no_fault_of_ours(serve: Serve, name: str, bad: bytes) -> None:
-    """It is answered, as is every header that says what nobody knows."""
+async def test_a_header_that_is_not_utf8_is_no_server_error(serve: Serve, name: str, bad: bytes) -> None:
+    """It gets the response that any unknown header gets."""
     server = await serve(**CREDENTIALS, trusted_proxies=("127.0.0.1",))
     for method, path in (("GET", "/events"), ("POST", "/send"), ("POST", "/tokens"), ("OPTIONS", "/send")):
         client = await server.connect()
@@ -420,10 +422,10 @@ async def test_no_utf8_in_a_header_is_no_fault_of_ours(serve: Serve, name: str, 
         assert int((await client.head()).split()[1]) < 500
 
 
-# Readers that do not read.
+# Clients that do not read.
 
 
-async def test_who_never_reads_is_cut_and_nobody_waits(serve: Serve) -> None:
+async def test_a_client_that_never_reads_is_disconnected_and_delays_no_other(serve: Serve) -> None:
     server = await serve(write_timeout=0.2, send_buffer=4096, queue_bytes=100_000, max_event=50_000)
     honest, greedy = await server.connect(), await server.connect(receive_buffer=4096)
     await honest.subscribe()
@@ -437,8 +439,8 @@ async def test_who_never_reads_is_cut_and_nobody_waits(serve: Serve) -> None:
     await until(lambda: server.connections == 1)
 
 
-async def test_who_reads_a_byte_now_and_then_is_cut(serve: Serve) -> None:
-    """What it takes is less than what is published: its queue fills up, and that ends it."""
+async def test_a_client_that_reads_too_slowly_is_disconnected(serve: Serve) -> None:
+    """It reads a byte now and then, until its queue overflows."""
     server = await serve(write_timeout=0.3, send_buffer=4096, queue_bytes=100_000, max_event=50_000)
     greedy = await server.connect(receive_buffer=4096)
     await greedy.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -452,12 +454,12 @@ async def test_who_reads_a_byte_now_and_then_is_cut(serve: Serve) -> None:
     assert server.broadcaster.counts.closed == {"slow": 1}
 
 
-# Crowds.
+# Many connections.
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_flood_from_one_address_harms_no_other(serve: Serve) -> None:
-    """It gets as many connections as it may; the others get theirs, and their events."""
+async def test_a_flood_from_one_address_affects_no_other(serve: Serve) -> None:
+    """It gets its limit of connections. Other addresses get theirs, and their events."""
     server = await serve(max_connections_per_address=20, head_timeout=0.3)
     honest = await server.subscriber(source="127.0.0.3")
     flood = [await server.connect(source="127.0.0.2") for _ in range(200)]
@@ -466,7 +468,7 @@ async def test_a_flood_from_one_address_harms_no_other(serve: Serve) -> None:
     await server.broadcaster.broadcast("x")
     assert [event.data for event in await honest.events(1)] == ["x"]
 
-    # On a slow machine some are cut as silent before the last have come, and leave them room.
+    # On a slow machine the first time out before the last arrive, and make room for them.
     def refused(reason: str) -> int:
         return server.broadcaster.counts.refused.get(reason, 0)
 
@@ -477,8 +479,8 @@ async def test_a_flood_from_one_address_harms_no_other(serve: Serve) -> None:
         client.close()
 
 
-async def test_of_a_long_head_that_is_refused_little_is_looked_at(serve: Serve) -> None:
-    """Its first eight kilobytes; a quarter of a megabyte would take a tenth of a second."""
+async def test_only_the_beginning_of_a_refused_head_is_parsed(serve: Serve) -> None:
+    """It is 8 KiB. Parsing a quarter of a megabyte would take a tenth of a second."""
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
     late = await server.connect()

@@ -1,4 +1,4 @@
-"""Reload: what changes at once, what waits for a restart, and that a configuration is taken whole or not."""
+"""Reload: what changes at once, what needs a restart, and that it is all or nothing."""
 
 import asyncio
 import contextlib
@@ -60,7 +60,7 @@ OTHER = "another-static-token.0123456789"
 
 
 async def reader(server: Server, *, path: str = "/events/a", headers: str = "") -> RawClient:
-    """Return a reader that has its opening."""
+    """Return a subscriber that has its first frames."""
     client = await RawClient.open(server.port)
     assert (await client.subscribe(path=path, headers=headers)).startswith(b"HTTP/1.1 200 OK\r\n")
     await client.chunk()
@@ -68,7 +68,7 @@ async def reader(server: Server, *, path: str = "/events/a", headers: str = "") 
 
 
 async def require_alive(server: Server, client: RawClient) -> None:
-    """See that a reader of `a` gets the next event."""
+    """Assert that a subscriber of `a` gets the next event."""
     await server.broadcaster.broadcast("still here", channels=["a"])
     assert [event.data for event in await client.events(1)] == ["still here"]
 
@@ -95,7 +95,7 @@ def seen(look: Callable[[Server], object]) -> Probe:
 
 
 def opened(count: int, *, headers: str = "") -> Probe:
-    """Return the statuses of so many readers that come and stay."""
+    """Return the statuses of this many subscribers that connect and stay."""
 
     async def probe(server: Server) -> object:
         clients = [await RawClient.open(server.port) for _ in range(count)]
@@ -114,7 +114,7 @@ def opened(count: int, *, headers: str = "") -> Probe:
 
 
 def admitted(address: str, count: int) -> Probe:
-    """Return which of so many connections of an address would be let in."""
+    """Return which of several connections of an address would be accepted."""
 
     async def probe(server: Server) -> object:
         listener = ListenerInfo(frozenset(), loopback=False, unix=False)
@@ -134,7 +134,7 @@ def both(*probes: Probe) -> Probe:
 
 
 async def tracked(server: Server) -> object:
-    """Return how many streams may be ended, when one that shows no token is open."""
+    """Return how many streams could be ended, with one open that has no token."""
     client = await reader(server)
     count = len(server.app[STREAM_EXPIRY])
     client.close()
@@ -143,7 +143,7 @@ async def tracked(server: Server) -> object:
 
 
 def new_reader(look: Callable[[Any], object]) -> Probe:
-    """Return what a reader that comes now has for its terms."""
+    """Return the options of a subscriber that connects now."""
 
     async def probe(server: Server) -> object:
         client = await reader(server)
@@ -156,21 +156,21 @@ def new_reader(look: Callable[[Any], object]) -> Probe:
 
 
 async def held(server: Server) -> object:
-    """Return how many of three events are held."""
+    """Return how many of three events are in the history."""
     for _ in range(3):
         await server.broadcaster.broadcast("x" * 50, channels=["a"])
     return server.broadcaster.channel("a").events
 
 
 async def aged(server: Server) -> object:
-    """Return how many are held a little after they were published."""
+    """Return how many events are in the history a little after they were published."""
     await server.broadcaster.broadcast("x", channels=["a"])
     await asyncio.sleep(0.05)
     return server.broadcaster.channel("a").events
 
 
 async def minted(server: Server) -> object:
-    """Return how long a token is good for, at most, as good as in seconds."""
+    """Return the longest lifetime of a token in seconds."""
     before = server.services.authenticator.clock()
     body = b'{"grants": {}, "lifetime": 3600}'
     made = (await ask(server, "POST", "/tokens", headers=JSON, body=body)).json
@@ -204,7 +204,7 @@ async def published_twice(server: Server) -> object:
 
 @dataclass(frozen=True)
 class Row:
-    """A setting's value, with and without which the same thing is found to be different."""
+    """A value of a setting, and a probe that gives different results with and without it."""
 
     setting: str
     value: object
@@ -293,23 +293,23 @@ ROWS = (
 )
 
 ELSEWHERE = {
-    "token_file": "test_files_of_credentials_are_read_again",
-    "token_secret_file": "test_files_of_credentials_are_read_again",
-    "jwt_key_file": "test_files_of_credentials_are_read_again",
-    "jwt_jwks": "test_a_jwks_is_another_at_once",
-    "jwt_jwks_refresh": "test_a_jwks_is_another_at_once",
-    "jwt_issuer": "test_the_rules_for_jwts_are_others_at_once",
-    "jwt_audience": "test_the_rules_for_jwts_are_others_at_once",
-    "jwt_claim": "test_the_rules_for_jwts_are_others_at_once",
-    "certificate": "test_a_certificate_is_another_at_once",
-    "key": "test_a_certificate_is_another_at_once",
+    "token_file": "test_credential_files_are_read_again",
+    "token_secret_file": "test_credential_files_are_read_again",
+    "jwt_key_file": "test_credential_files_are_read_again",
+    "jwt_jwks": "test_a_jwks_changes_at_once",
+    "jwt_jwks_refresh": "test_a_jwks_changes_at_once",
+    "jwt_issuer": "test_rules_for_jwts_change_at_once",
+    "jwt_audience": "test_rules_for_jwts_change_at_once",
+    "jwt_claim": "test_rules_for_jwts_change_at_once",
+    "certificate": "test_a_certificate_changes_at_once",
+    "key": "test_a_certificate_changes_at_once",
     "log_level": "test_sighup_has_the_file_read_again",
     "console": "test_the_console_is_switched_off_at_once",
 }
 """Settings that a row cannot show, and the test that does."""
 
 
-def test_every_setting_is_shown_to_change_or_to_need_a_restart() -> None:
+def test_every_setting_changes_at_once_or_needs_a_restart() -> None:
     shown = {row.setting for row in ROWS} | ELSEWHERE.keys()
     assert len(ROWS) + len(ELSEWHERE) == len(shown)
     assert shown | RESTART_ONLY == {*SETTINGS, *RULES}
@@ -320,7 +320,7 @@ def test_every_setting_is_shown_to_change_or_to_need_a_restart() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 async def test_a_setting_changes_at_once(reloadable: Start, row: Row) -> None:
-    """For what is opened and asked from then on; it is named, and streams stay."""
+    """It applies to new connections and requests, the response names it, and streams stay open."""
     running = await reloadable(**row.before)
     assert await row.probe(running.server) == row.found[0]
     change = await running.change(**{row.setting: row.value})
@@ -338,8 +338,8 @@ async def test_the_console_is_switched_off_at_once(reloadable: Start) -> None:
 
 
 @pytest.mark.parametrize("kind", ["token_file", "token_secret_file", "jwt_key_file"])
-async def test_files_of_credentials_are_read_again(reloadable: Start, tmp_path: Path, kind: str) -> None:
-    """Also where their names stay: what is in them is the credential."""
+async def test_credential_files_are_read_again(reloadable: Start, tmp_path: Path, kind: str) -> None:
+    """This holds with unchanged file names: the content is the credential."""
     file = tmp_path / "secret"
     old, new = {
         "token_file": ((STATIC, STATIC), (OTHER, OTHER)),
@@ -365,7 +365,7 @@ async def test_files_of_credentials_are_read_again(reloadable: Start, tmp_path: 
 ALL = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"]}}
 
 
-async def test_the_rules_for_jwts_are_others_at_once(reloadable: Start, tmp_path: Path) -> None:
+async def test_rules_for_jwts_change_at_once(reloadable: Start, tmp_path: Path) -> None:
     running = await reloadable(jwt_key_file=public_file(tmp_path, "RS256"))
     claims = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"]}, "may": {"inspect": ["*"]}}
     for name, value, others in (
@@ -381,7 +381,7 @@ async def test_the_rules_for_jwts_are_others_at_once(reloadable: Start, tmp_path
         assert name == "jwt_claim" or await asked("GET", "/status", bearer(before))(running.server) == 401
 
 
-# What waits for a restart.
+# Settings that need a restart.
 
 OTHERS: Mapping[str, Any] = {
     "host": "localhost",
@@ -406,10 +406,10 @@ OTHERS: Mapping[str, Any] = {
 
 
 @pytest.mark.parametrize("name", sorted(RESTART_ONLY))
-async def test_a_setting_that_needs_a_restart_is_named_and_stays(
+async def test_a_setting_that_needs_a_restart_is_reported_and_kept(
     reloadable: Start, caplog: Caplog, name: str
 ) -> None:
-    """Every time, in a warning and to whoever asked, and the others change all the same."""
+    """Each reload has it in a warning and in its response, and applies the other settings."""
     running = await reloadable()
     before = getattr(running.config, name)
     for size in (5, 6):
@@ -420,7 +420,7 @@ async def test_a_setting_that_needs_a_restart_is_named_and_stays(
     assert await asked("GET", "/status")(running.server) == 200
 
 
-# All of it, or nothing.
+# All or nothing.
 
 
 @pytest.fixture
@@ -475,7 +475,10 @@ async def test_a_bad_configuration_changes_nothing(
     value: Any,
     reason: str,
 ) -> None:
-    """Whatever else is new in it; one line says what, where and which value, and streams stay."""
+    """None of its other settings is applied.
+
+    One line names the setting, file and value. Streams stay open.
+    """
     caplog.set_level(logging.INFO, "sse_broadcast.reload")
     cert, key = write_certificate(authenticator, tmp_path)
     running = await reloadable(
@@ -514,8 +517,8 @@ async def test_a_bad_configuration_changes_nothing(
     await until(lambda: server.connections == 0 and tasks() == before)
 
 
-async def test_a_reload_that_fails_unforeseen_changes_nothing(reloadable: Start, caplog: Caplog) -> None:
-    """It is told with its traceback, since nobody may be waiting for it; the next one is tried."""
+async def test_an_unexpected_error_changes_nothing(reloadable: Start, caplog: Caplog) -> None:
+    """It is logged with its traceback, since perhaps no caller waits for it. The next reload runs."""
     running = await reloadable()
     services = running.server.services
 
@@ -534,8 +537,8 @@ async def test_a_reload_that_fails_unforeseen_changes_nothing(reloadable: Start,
 # Credentials.
 
 
-async def test_streams_outlive_the_credentials_they_came_with(reloadable: Start) -> None:
-    """The new token is good and the old is not; whoever is to go is revoked."""
+async def test_streams_outlive_their_credentials(reloadable: Start) -> None:
+    """The new token is accepted and the old one is not. Only a revocation ends open streams."""
     running = await reloadable(caller=(caller("old", subscribe=("*",)), caller("boss", admin=("*",))))
     server = running.server
     client = await reader(server, headers=bearer(static("old")))
@@ -550,7 +553,7 @@ async def test_streams_outlive_the_credentials_they_came_with(reloadable: Start)
     client.close()
 
 
-async def test_what_was_revoked_stays_so(reloadable: Start) -> None:
+async def test_a_revoked_token_stays_revoked(reloadable: Start) -> None:
     running = await reloadable(token=STATIC, token_secret=OWN_SECRET, caller=(caller("a", inspect=("*",)),))
     visitor = own(grants={"inspect": ["*"]})
     for body in (b'{"caller": "a"}', b'{"subject": "visitor"}'):
@@ -561,8 +564,8 @@ async def test_what_was_revoked_stays_so(reloadable: Start) -> None:
         assert await asked("GET", "/status", bearer(bad))(running.server) == 401
 
 
-async def test_tokens_that_were_made_stay_good(reloadable: Start) -> None:
-    """With the secret that nobody configured, as long as nobody does, and again when nobody does any more."""
+async def test_issued_tokens_stay_valid(reloadable: Start) -> None:
+    """The generated secret is kept, and used again after a configured one is removed."""
     running = await reloadable(token=STATIC)
     body = b'{"grants": {"inspect": ["*"]}}'
     made = (await ask(running.server, "POST", "/tokens", headers=JSON + WITH, body=body)).json["token"]
@@ -575,10 +578,10 @@ async def test_tokens_that_were_made_stay_good(reloadable: Start) -> None:
         assert await asked("GET", "/status", bearer(made))(running.server) == status
 
 
-async def test_the_generated_token_ends_with_the_first_that_is_configured(
+async def test_the_generated_token_ends_with_the_first_configured_one(
     reloadable: Start, caplog: Caplog
 ) -> None:
-    """The log says so, and it never comes back; until then it is kept."""
+    """The log has it, and it never comes back. Until then a reload keeps it."""
     running = await reloadable(host="0.0.0.0")
     server = running.server
     made = bearer(server.token or "")
@@ -605,10 +608,10 @@ async def test_the_generated_token_ends_with_the_first_that_is_configured(
         ({}, {"anonymous_subscribe": ("a",)}),
     ],
 )
-async def test_a_reload_neither_opens_a_server_nor_locks_everyone_out(
+async def test_a_reload_neither_opens_nor_locks_a_server(
     reloadable: Start, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
-    """Half a file has no credentials either; and a token that was made now would be shown to nobody."""
+    """A half-written file has no credentials, and a token generated now would be printed nowhere."""
     running = await reloadable(**before)
     found = [await asked(method, "/status", WITH)(running.server) for method in ("GET", "HEAD")]
     with pytest.raises(ConfigError, match=r"^token: "):
@@ -616,8 +619,8 @@ async def test_a_reload_neither_opens_a_server_nor_locks_everyone_out(
     assert [await asked(method, "/status", WITH)(running.server) for method in ("GET", "HEAD")] == found
 
 
-async def test_an_open_server_is_closed_by_a_credential(reloadable: Start) -> None:
-    """From then on the loopback is no exception, and the contract says what is needed."""
+async def test_a_credential_closes_an_open_server(reloadable: Start) -> None:
+    """Loopback is no exception any more, and the OpenAPI document has the security scheme."""
     running = await reloadable()
     server = running.server
     client = await reader(server)
@@ -632,19 +635,19 @@ async def test_an_open_server_is_closed_by_a_credential(reloadable: Start) -> No
     client.close()
 
 
-# Keys that are elsewhere.
+# Remote keys.
 
 EDDSA = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"], "subscribe": ["*"]}}
 
 
 def of(which: int) -> str:
-    """Return the header with a token of the old key, or of the new."""
+    """Return the header with a token of the old or the new key."""
     key = private_key("EdDSA", which)
     return bearer(token("EdDSA", EDDSA, key=key, header={"kid": ("old", "new")[which]}))
 
 
-async def test_a_jwks_is_another_at_once(reloadable: Start, issuer: Issuer, tmp_path: Path) -> None:
-    """The new one was read before it holds, and the old one is read no more."""
+async def test_a_jwks_changes_at_once(reloadable: Start, issuer: Issuer, tmp_path: Path) -> None:
+    """The new one is fetched before it applies, and the old one is fetched no more."""
     running = await reloadable(jwt_jwks=issuer.url, jwt_jwks_refresh=3600.0)
     server, before = running.server, tasks()
     assert await asked("GET", "/status", of(0))(server) == 200
@@ -661,8 +664,8 @@ async def test_a_jwks_is_another_at_once(reloadable: Start, issuer: Issuer, tmp_
     await until(lambda: tasks() == before - 1)
 
 
-async def test_an_issuer_that_is_away_keeps_nobody_from_reloading(reloadable: Start, issuer: Issuer) -> None:
-    """Its keys are those from before. A new one must be there."""
+async def test_an_unreachable_issuer_does_not_stop_a_reload(reloadable: Start, issuer: Issuer) -> None:
+    """Its old keys stay. A new issuer must be reachable."""
     running = await reloadable(jwt_jwks=issuer.url)
     issuer.status = 500
     await running.change(queue_size=5)
@@ -672,10 +675,10 @@ async def test_an_issuer_that_is_away_keeps_nobody_from_reloading(reloadable: St
     assert await asked("GET", "/status", of(0))(running.server) == 200
 
 
-async def test_who_waits_for_a_key_is_judged_by_what_holds_then(
+async def test_a_request_that_waits_for_a_key_is_judged_by_the_new_configuration(
     reloadable: Start, issuer: Issuer, monkeypatch: Patch
 ) -> None:
-    """A reload ends the reading that it waits for; to refuse it for that would end an EventSource."""
+    """A reload cancels the fetch it waits for. A refusal would stop an EventSource for good."""
     monkeypatch.setattr(authenticator_module, "Jwks", partial(Jwks, pause=0.0))
     running = await reloadable(jwt_jwks=issuer.url)
     server = running.server
@@ -685,7 +688,7 @@ async def test_who_waits_for_a_key_is_judged_by_what_holds_then(
     waiting = asyncio.create_task(asked("GET", "/events/a", of(1))(server))
     refused = asyncio.create_task(asked("GET", "/status", of(0).replace(".", "x.", 1))(server))
     await issuer.until_asked(asked_before + 1)
-    issuer.open = asyncio.Event()  # who has asked already is never answered
+    issuer.open = asyncio.Event()  # The first request for the keys is never answered.
     issuer.open.set()
     await running.change(queue_size=5)
     assert (await waiting, await refused) == (200, 401)
@@ -695,17 +698,17 @@ async def test_who_waits_for_a_key_is_judged_by_what_holds_then(
 
 
 async def serial_of(server: Server, trusting: ssl.SSLContext) -> object:
-    """Return the number of the certificate that a new connection is shown."""
+    """Return the serial number of the certificate that a new connection gets."""
     _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
     writer.transport.abort()
     return serial(writer)
 
 
 @pytest.mark.both_loops
-async def test_a_certificate_is_another_at_once(
+async def test_a_certificate_changes_at_once(
     reloadable: Start, authenticator: trustme.CA, trusting: ssl.SSLContext, tmp_path: Path
 ) -> None:
-    """In the same files or in others; what is connected goes on under the one it has."""
+    """It may be in the same files or in others. Open connections keep the old one."""
     cert, key = write_certificate(authenticator, tmp_path)
     running = await reloadable(certificate=cert, key=key)
     server = running.server
@@ -732,10 +735,10 @@ async def test_a_certificate_is_another_at_once(
 
 
 @pytest.mark.both_loops
-async def test_the_certificates_of_listeners_are_others_at_once(
+async def test_certificates_of_listeners_change_at_once(
     reloadable: Start, authenticator: trustme.CA, trusting: ssl.SSLContext, tmp_path: Path
 ) -> None:
-    """Theirs alone: what else is said of a listener needs a restart, and so does TLS where there was none."""
+    """All other settings of a listener need a restart, and so does TLS where there was none."""
     (tmp_path / "other").mkdir()
     cert, key = write_certificate(authenticator, tmp_path)
     other, other_key = write_certificate(authenticator, tmp_path / "other")
@@ -753,11 +756,11 @@ async def test_the_certificates_of_listeners_are_others_at_once(
         assert running.config.listener == listeners(other, other_key)
 
 
-# What is open, and what is held.
+# Open streams and the history.
 
 
-async def test_readers_keep_the_terms_they_came_with(reloadable: Start) -> None:
-    """And get their events, whatever new readers of the same channels are given."""
+async def test_subscribers_keep_the_options_they_came_with(reloadable: Start) -> None:
+    """They get their events, whatever options new subscribers of the channel have."""
     running = await reloadable(queue_size=50, retry=1000)
     server = running.server
     old = await reader(server)
@@ -773,8 +776,8 @@ async def test_readers_keep_the_terms_they_came_with(reloadable: Start) -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_publishers_stream_goes_on(reloadable: Start) -> None:
-    """By the rate it began with."""
+async def test_a_publish_stream_continues(reloadable: Start) -> None:
+    """It keeps the rate it began with."""
     running = await reloadable(publish_rate=0)
     publisher = await RawClient.open(running.server.port)
     await publisher.begin("/send/a?stream=1")
@@ -789,8 +792,8 @@ async def test_a_publishers_stream_goes_on(reloadable: Start) -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_body_on_its_way_is_taken_as_when_it_began(reloadable: Start) -> None:
-    """A publish that was asked for before is not refused for what came between."""
+async def test_a_body_being_read_is_published_under_the_old_configuration(reloadable: Start) -> None:
+    """A reload does not refuse a publish that began before."""
     running = await reloadable(token=STATIC)
     client = await RawClient.open(running.server.port)
     head = (
@@ -806,8 +809,8 @@ async def test_a_body_on_its_way_is_taken_as_when_it_began(reloadable: Start) ->
     client.close()
 
 
-async def test_what_is_held_shrinks_by_and_by(reloadable: Start) -> None:
-    """Though nobody publishes; a reader that comes back is told what it lost."""
+async def test_the_history_shrinks_to_new_limits(reloadable: Start) -> None:
+    """It does so without a publish. A subscriber that resumes gets a `$reset`."""
     running = await reloadable()
     server = running.server
     receipts = [await server.broadcaster.broadcast(f"{n}", channels=["a"]) for n in range(10)]
@@ -821,8 +824,8 @@ async def test_what_is_held_shrinks_by_and_by(reloadable: Start) -> None:
     client.close()
 
 
-async def test_buckets_are_kept_whose_rates_are_the_same(reloadable: Start) -> None:
-    """Or each reload would be a burst for everyone; another rate begins anew."""
+async def test_rate_limit_buckets_are_kept_if_the_rate_is_the_same(reloadable: Start) -> None:
+    """Otherwise each reload would allow a burst. With another rate they start full."""
     running = await reloadable(token=STATIC, publish_rate=1, publish_burst=2, max_batch=1, subscribe_burst=9)
     assert await published_twice(running.server) == [200, 200]
     await running.change(queue_size=5, subscribe_burst=10)
@@ -831,11 +834,11 @@ async def test_buckets_are_kept_whose_rates_are_the_same(reloadable: Start) -> N
     assert await published_twice(running.server) == [200, 429]
 
 
-# One after another.
+# Several reloads.
 
 
-async def test_reloads_come_one_after_another(reloadable: Start) -> None:
-    """Each takes what there is when it is its turn, so that the last one to ask has the last word."""
+async def test_reloads_run_one_after_another(reloadable: Start) -> None:
+    """Each reads the files at its turn, so the last caller's configuration is applied."""
     running = await reloadable()
     inside, most, asked = 0, 0, []
 
@@ -843,19 +846,19 @@ async def test_reloads_come_one_after_another(reloadable: Start) -> None:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
-        time.sleep(0.002)  # as long as it takes the others to come in, if they can
+        time.sleep(0.002)  # enough turns for the others to start, if they could
         inside -= 1
         return Config(**running.settings)
 
     running.load = load
     for size in range(10, 30):
         asked.append(asyncio.create_task(running.change(queue_size=size)))
-        await asyncio.sleep(0.001)  # a reload or so: some wait, and some begin
+        await asyncio.sleep(0.001)  # The first runs while the next ones ask.
     await asyncio.gather(*asked)
     assert (most, running.config.queue_size) == (1, 29)
 
 
-async def test_what_is_asked_for_again_before_it_began_is_done_once(reloadable: Start) -> None:
+async def test_reloads_requested_before_one_begins_share_it(reloadable: Start) -> None:
     running = await reloadable()
     loads: list[None] = []
 
@@ -872,7 +875,7 @@ async def test_what_is_asked_for_again_before_it_began_is_done_once(reloadable: 
 
 
 def counted(reloader: Reloader, monkeypatch: Patch) -> list[None]:
-    """Return a list to which each reload that is asked for from now on adds a member."""
+    """Return a list to which each requested reload adds an item."""
     asked, reload = list[None](), reloader.reload
 
     async def noted() -> ConfigChange:
@@ -883,10 +886,8 @@ def counted(reloader: Reloader, monkeypatch: Patch) -> list[None]:
     return asked
 
 
-async def test_whoever_asks_while_one_waits_is_answered_by_that(
-    reloadable: Start, monkeypatch: Patch
-) -> None:
-    """A hundred requests at once are two reloads: the one that has begun, and one for all the others."""
+async def test_requests_share_a_reload_that_has_not_begun(reloadable: Start, monkeypatch: Patch) -> None:
+    """A hundred requests at once are two reloads: the running one, and one for all others."""
     running = await reloadable()
     come, loads = counted(running.server.reloader, monkeypatch), 0
     begun, may_end = threading.Event(), threading.Event()
@@ -915,10 +916,10 @@ async def test_whoever_asks_while_one_waits_is_answered_by_that(
     assert loads == 2
 
 
-async def test_a_server_that_ends_reloads_no_more(
+async def test_a_server_that_stops_does_not_reload(
     reloadable: Start, caplog: Caplog, monkeypatch: Patch
 ) -> None:
-    """Who asks for it is told, or has asked; a signal is passed over, and what has begun is given up."""
+    """Requests are refused, a signal is ignored, and a running reload is cancelled."""
     running = await reloadable()
     server = running.server
     come = counted(server.reloader, monkeypatch)
@@ -950,24 +951,24 @@ async def test_a_server_that_ends_reloads_no_more(
     ]
 
 
-async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_other_reload(
+async def test_a_file_that_cannot_be_read_blocks_no_other_reload(
     reloadable: Start, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """A disk that is away: nothing has changed, and that is said."""
+    """Its disk does not respond. The reload reports that nothing has changed."""
     running = await reloadable()
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     monkeypatch.setattr(reload, "READ_TIMEOUT", 0.05)
     with pytest.raises(ConfigError, match=r"^cannot read the files within 0\.05 seconds$"):
         await running.change(token_file=str(pipe))
-    os.close(os.open(pipe, os.O_WRONLY))  # which lets the thread go that reads
+    os.close(os.open(pipe, os.O_WRONLY))  # lets the reading thread end
     monkeypatch.undo()
     await running.change(queue_size=5, token_file="")
     assert running.config.queue_size == 5
 
 
-async def test_who_is_told_of_reloads_is_told_of_their_end(reloadable: Start) -> None:
-    """Also of one that has changed nothing: a supervisor would wait for it."""
+async def test_the_supervisor_is_notified_of_the_end_of_each_reload(reloadable: Start) -> None:
+    """This holds for a failed one too: systemd would wait for it."""
     running = await reloadable()
     told: list[str] = []
 
@@ -989,8 +990,8 @@ async def test_who_is_told_of_reloads_is_told_of_their_end(reloadable: Start) ->
 # POST /reload.
 
 
-async def test_post_reload_says_what_has_changed(reloadable: Start) -> None:
-    """By name: values may be secrets."""
+async def test_post_reload_returns_the_changed_settings(reloadable: Start) -> None:
+    """It returns names only: values may be secrets."""
     running = await reloadable(token=STATIC)
     running.settings |= {"token": OTHER, "queue_size": 5, "heartbeat": 9.0}
     answer = await ask(running.server, "POST", "/reload", headers=WITH)
@@ -1003,8 +1004,8 @@ async def test_post_reload_says_what_has_changed(reloadable: Start) -> None:
     assert again.json == {"status": "reloaded", "changed": [], "restart": ["heartbeat"]}
 
 
-async def test_post_reload_says_why_nothing_has(reloadable: Start) -> None:
-    """422, with what is wrong and where; never the secret itself."""
+async def test_post_reload_returns_why_it_failed(reloadable: Start) -> None:
+    """It is a 422 with the error and the file, and never with a secret."""
     running = await reloadable(token=STATIC)
     running.settings |= {"token": "tooshort", "queue_size": 5}
     answer = await ask(running.server, "POST", "/reload", headers=WITH)
@@ -1026,15 +1027,15 @@ async def test_only_an_admin_may_reload(reloadable: Start) -> None:
 
 
 async def test_post_reload_takes_no_body(reloadable: Start) -> None:
-    """Whoever sends a configuration is told that this is not how."""
+    """A client that sends a configuration gets an error."""
     running = await reloadable()
     answer = await ask(running.server, "POST", "/reload", body=b"queue_size = 5")
     assert (answer.status, answer.detail) == (400, "POST /reload takes no body")
 
 
 @pytest.mark.both_loops
-async def test_a_reload_goes_on_though_its_caller_hangs_up(reloadable: Start, monkeypatch: Patch) -> None:
-    """Half of one would be worse than either."""
+async def test_a_reload_goes_on_after_its_caller_hangs_up(reloadable: Start, monkeypatch: Patch) -> None:
+    """Otherwise half of a configuration would be applied."""
     running = await reloadable()
     come = counted(running.server.reloader, monkeypatch)
     client = await RawClient.open(running.server.port)
@@ -1047,8 +1048,8 @@ async def test_a_reload_goes_on_though_its_caller_hangs_up(reloadable: Start, mo
     await until(lambda: running.config.queue_size == 5)
 
 
-async def test_a_mounted_application_reads_its_files_again(tmp_path: Path) -> None:
-    """It has no configuration file, but those that its configuration names."""
+async def test_a_mounted_application_reloads_its_files(tmp_path: Path) -> None:
+    """It has no configuration file. Its configuration names files."""
     file = tmp_path / "token"
     file.write_text(STATIC)
     async with mounted(token_file=str(file)) as push:
@@ -1069,14 +1070,14 @@ FILES = Path("/proc/self/fd")
 
 
 def timers() -> int:
-    """Return how many timers wait; uvloop does not say."""
+    """Return the number of scheduled timers. uvloop does not have it."""
     scheduled = getattr(asyncio.get_running_loop(), "_scheduled", ())
     return sum(not timer.cancelled() for timer in scheduled)
 
 
 @pytest.mark.both_loops
-async def test_fifty_reloads_lose_nothing_and_leave_nothing(reloadable: Start, issuer: Issuer) -> None:
-    """Readers and publishers notice nothing; no task, no timer and no socket is left of any of them."""
+async def test_fifty_reloads_lose_no_event_and_leak_nothing(reloadable: Start, issuer: Issuer) -> None:
+    """Subscribers and publishers are not affected. No task, timer or socket is left."""
     running = await reloadable(token=STATIC, jwt_jwks=issuer.url)
     server = running.server
     assert await published_twice(server) == [200, 200]

@@ -1,4 +1,4 @@
-"""Routes: what each path takes, and the answers where nothing is or a method is not taken."""
+"""Routes: the methods of each path, and responses for unknown paths and methods."""
 
 import json
 
@@ -71,10 +71,10 @@ EMPTY = "the name of the channel is empty: {0} is the channel `default`, {0}/NAM
         ("GET", "/status?x=%c3%28", 400, "query: is not UTF-8 in 'x'", None),
     ],
 )
-async def test_what_is_not_there_is_a_problem(
+async def test_an_unknown_path_or_method_is_a_problem(
     client: RawClient, method: str, path: str, status: int, detail: str, allow: str | None
 ) -> None:
-    """application/problem+json, with Allow and with what was probably meant; JSON ends its line."""
+    """It has Allow and a hint, and ends with a newline."""
     await client.send(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     head = (await client.head()).decode()
     assert int(head.split()[1]) == status
@@ -102,7 +102,7 @@ async def test_what_is_not_there_is_a_problem(
         ("/status", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_every_route_says_what_it_takes(client: RawClient, path: str, allow: str) -> None:
+async def test_every_route_lists_its_methods(client: RawClient, path: str, allow: str) -> None:
     await client.send(f"OPTIONS {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 204 No Content\r\n")

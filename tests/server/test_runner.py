@@ -1,4 +1,4 @@
-"""The builder: what it binds, what it passes on, and how it stops."""
+"""The builder of a server: listening, its settings, and stopping."""
 
 import asyncio
 import contextlib
@@ -33,11 +33,11 @@ pytestmark = pytest.mark.both_loops
 
 
 async def test_a_lost_connection_cancels_its_handler(server: LiveServer) -> None:
-    """So that readers that left are let go of at once."""
+    """Subscribers that disconnect are so released at once."""
     assert web_server_of(server).handler_cancellation
 
 
-# The token of a server that has none.
+# The generated token.
 
 EXPOSED = {"host": "0.0.0.0"}
 
@@ -53,8 +53,8 @@ EXPOSED = {"host": "0.0.0.0"}
         {**EXPOSED, "token_secret": "a-secret-of-thirty-two-characters-or-more"},
     ],
 )
-def test_no_token_is_made_where_none_is_needed(settings: dict[str, Any]) -> None:
-    """On this machine, for streams alone, or beside what is configured."""
+def test_no_token_is_generated_where_none_is_needed(settings: dict[str, Any]) -> None:
+    """Those are loopback listeners, servers for streams only, and servers with credentials."""
     assert Server(Config(**settings)).token is None
 
 
@@ -72,15 +72,15 @@ def test_no_token_is_made_where_none_is_needed(settings: dict[str, Any]) -> None
         },
     ],
 )
-def test_a_token_is_made_within_the_reach_of_others(settings: dict[str, Any]) -> None:
-    """Another each time, which cannot be guessed."""
+def test_a_token_is_generated_if_others_can_connect(settings: dict[str, Any]) -> None:
+    """Each is different and cannot be guessed."""
     first, second = Server(Config(**settings)).token, Server(Config(**settings)).token
     assert first is not None
     assert len(first) >= 43
     assert first != second
 
 
-async def test_the_token_that_was_made_opens_what_is_shut(serve: Serve) -> None:
+async def test_the_generated_token_opens_closed_endpoints(serve: Serve) -> None:
     server, client = await serve.connected(**EXPOSED)
     bearer = f"Authorization: Bearer {server.token}\r\n"
     for method, path in (("POST", "/send"), ("GET", "/status")):
@@ -90,27 +90,27 @@ async def test_the_token_that_was_made_opens_what_is_shut(serve: Serve) -> None:
     assert (await client.subscribe()).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_credentials_that_cannot_be_used_are_found_out_first() -> None:
+def test_unusable_credentials_are_reported_first() -> None:
     with pytest.raises(ConfigError):
         Server(Config(token="short"))
 
 
-async def test_a_port_in_use_is_said_so(server: LiveServer) -> None:
+async def test_a_port_in_use_is_reported(server: LiveServer) -> None:
     with pytest.raises(
         ListenError, match=rf"cannot listen on 127.0.0.1 port {server.port}: address already in use"
     ):
         await Server(Config(port=server.port)).start()
 
 
-async def test_an_address_that_is_not_ours_is_said_so() -> None:
+async def test_an_address_of_another_machine_is_reported() -> None:
     with pytest.raises(ListenError, match=r"cannot listen on 192.0.2.1 port 1: "):
         await Server(Config(host="192.0.2.1", port=1)).start()
     with pytest.raises(ListenError, match=r"cannot listen on nowhere.invalid port 1: "):
         await Server(Config(host="nowhere.invalid", port=1)).start()
 
 
-async def test_a_name_is_listened_on_at_all_its_addresses(serve: Serve) -> None:
-    """`localhost` is 127.0.0.1 and, where there is IPv6, ::1; on one port."""
+async def test_a_host_name_listens_on_all_its_addresses(serve: Serve) -> None:
+    """`localhost` is 127.0.0.1 and, where there is IPv6, ::1, at the same port."""
     server = await serve(host="localhost")
     client = await RawClient.open(server.port)
     assert (await client.ask("GET", "/status"))[0] == 200
@@ -120,7 +120,7 @@ async def test_a_name_is_listened_on_at_all_its_addresses(serve: Serve) -> None:
 
 
 async def test_the_url_of_an_ipv6_address_has_brackets() -> None:
-    """As RFC 3986 wants them."""
+    """RFC 3986 requires them."""
     server = Server(Config(host="::1", port=0))
     try:
         await server.start()
@@ -135,10 +135,10 @@ def authenticator() -> trustme.CA:
     return trustme.CA()
 
 
-async def test_tls_streams_and_cuts_a_frozen_reader(
+async def test_tls_streams_and_disconnects_a_frozen_client(
     serve: Serve, authenticator: trustme.CA, tmp_path: Path
 ) -> None:
-    """The same guarantees through TLS: events arrive, and a reader that stops is cut."""
+    """The guarantees hold over TLS: events arrive, and a client that stops reading is disconnected."""
     certificate, key = write_certificate(authenticator, tmp_path)
     server = await serve(
         certificate=certificate,
@@ -177,8 +177,8 @@ async def test_tls_streams_and_cuts_a_frozen_reader(
     writer.transport.abort()
 
 
-async def test_stopping_ends_the_streams_of_a_thousand_readers(serve: Serve) -> None:
-    """Each is told, with a time of its own to come back; the frozen ones are cut in time."""
+async def test_stopping_ends_the_streams_of_a_thousand_subscribers(serve: Serve) -> None:
+    """Each gets a reconnection time of its own. Frozen ones are disconnected in time."""
     server = await serve(shutdown_timeout=2, send_buffer=16_384, overflow="drop-oldest", retry=3000)
     readers = [await RawClient.open(server.port) for _ in range(1000)]
     for reader in readers:
@@ -200,23 +200,23 @@ async def test_stopping_ends_the_streams_of_a_thousand_readers(serve: Serve) -> 
         client.close()
 
 
-async def test_a_request_that_crosses_the_stop_is_answered(serve: Serve, monkeypatch: Patch) -> None:
-    """On a kept connection, though all else has ended: its publisher knows that nothing was published."""
+async def test_a_request_that_arrives_during_the_stop_is_answered(serve: Serve, monkeypatch: Patch) -> None:
+    """It comes on a kept connection when all others have ended: the publisher gets a refusal."""
     monkeypatch.setattr(runner, "LINGER", PATIENCE)
     server, publisher = await serve.connected(shutdown_timeout=PATIENCE / runner.RUNNER_SHARE)
     assert (await publisher.ask("POST", "/send", body=b"one"))[0] == 200
     stopping = asyncio.create_task(server.stop())
-    for _ in range(100):  # turns in which there is nothing else left to do
+    for _ in range(100):  # turns after which nothing else is left to do
         await asyncio.sleep(0)
     status, body = await publisher.ask("POST", "/send", body=b"two")
     assert (status, json.loads(body)["status"]) == (503, 503)
     assert await publisher.rest() == b""
-    async with asyncio.timeout(PATIENCE / 2):  # which is less than LINGER: it does not wait for nobody
+    async with asyncio.timeout(PATIENCE / 2):  # less than LINGER: it does not linger for a closed connection
         await stopping
 
 
-async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve) -> None:
-    """A publisher in the middle of its body is given its share of the time, and cut."""
+async def test_stopping_does_not_wait_for_a_stalled_body(serve: Serve) -> None:
+    """The publisher has its share of the shutdown time, and is disconnected."""
     server, client = await serve.connected(shutdown_timeout=1.0, body_timeout=600)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
     await until(lambda: server.connections == 1)
@@ -225,11 +225,11 @@ async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve) -> No
     assert server.broadcaster.counts.published == 0
 
 
-# Before the end.
+# The drain.
 
 
-async def test_a_server_that_retires_serves_on(serve: Serve) -> None:
-    """Not ready any more, and otherwise as before: for those who are there, and those who still come."""
+async def test_a_draining_server_keeps_serving(serve: Serve) -> None:
+    """It is not ready, and otherwise serves open and new connections as before."""
     server = await serve(drain_delay=3600.0)
     reader, publisher, long = [await server.connect() for _ in range(3)]
     await reader.subscribe()
@@ -249,8 +249,8 @@ async def test_a_server_that_retires_serves_on(serve: Serve) -> None:
     retiring.cancel()
 
 
-async def test_answers_are_the_last_of_their_connections_then(server: LiveServer) -> None:
-    """So that whoever asks again asks the next server; nothing of what was asked is refused for it."""
+async def test_responses_of_a_draining_server_close_their_connections(server: LiveServer) -> None:
+    """The next request then reaches another server. None is refused for the drain."""
     publisher, other = await server.connect(), await server.connect()
     assert (await publisher.ask("POST", "/send", body=b"a"))[0] == 200
     await other.ask("GET", "/status")
@@ -265,19 +265,20 @@ async def test_answers_are_the_last_of_their_connections_then(server: LiveServer
     assert server.broadcaster.counts.published == 2
 
 
-async def test_a_delay_is_no_longer_than_it_says(serve: Serve) -> None:
-    """And without one there is none."""
+async def test_a_drain_ends_after_its_delay(serve: Serve) -> None:
     server = await serve(drain_delay=0.02)
     async with asyncio.timeout(20):
         await server.begin_drain()
 
 
-# The end.
+# The stop.
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_a_connection_that_crosses_the_stop_is_closed(server: LiveServer, turns: int) -> None:
-    client = RawClient(socket.create_connection(("127.0.0.1", server.port)))  # before the loop's next turn
+async def test_a_connection_that_arrives_during_the_stop_is_closed(server: LiveServer, turns: int) -> None:
+    client = RawClient(
+        socket.create_connection(("127.0.0.1", server.port))
+    )  # before the next turn of the loop
     client.sock.setblocking(False)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -285,8 +286,8 @@ async def test_a_connection_that_crosses_the_stop_is_closed(server: LiveServer, 
     await assert_is_closed(client)
 
 
-async def test_a_connection_that_is_being_refused_is_closed_by_the_stop(serve: Serve) -> None:
-    """Not when its own time is over: the loop may have ended by then."""
+async def test_a_connection_being_rejected_is_closed_by_the_stop(serve: Serve) -> None:
+    """Its own time-out may come after the end of the loop."""
     server = await serve(max_connections=1)
     clients = [await RawClient.open(server.port) for _ in range(2)]
     await until(lambda: len(server.admission.reserve) > 0)
@@ -296,7 +297,7 @@ async def test_a_connection_that_is_being_refused_is_closed_by_the_stop(serve: S
 
 
 async def assert_is_closed(client: RawClient) -> None:
-    """Assert that a connection was closed, and that no socket is left for the collector to close."""
+    """Assert that a connection was closed and no socket is left to the garbage collector."""
     gc.collect()
     for _ in range(3):
         await asyncio.sleep(0)
@@ -305,8 +306,10 @@ async def assert_is_closed(client: RawClient) -> None:
     client.close()
 
 
-async def test_a_listener_that_has_stopped_refuses(serve: Serve, monkeypatch: Patch, tmp_path: Path) -> None:
-    """With TLS and without, from the first wave on: nobody waits in a queue that will never be read."""
+async def test_a_stopped_listener_refuses_connections(
+    serve: Serve, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    """It does so from the first wave on, with TLS and without: no connection waits in the backlog."""
     monkeypatch.setattr(broadcaster, "DRAIN_BATCH", 1)
     certificate, key = write_certificate(trustme.CA(), tmp_path)
     rules = (
@@ -331,8 +334,8 @@ async def test_a_listener_that_has_stopped_refuses(serve: Serve, monkeypatch: Pa
     await stopping
 
 
-async def test_readers_go_in_waves_and_are_whole(serve: Serve, monkeypatch: Patch) -> None:
-    """Each has all that was answered before, the reason, and a clean end; those behind it still wait."""
+async def test_streams_end_in_waves_and_complete(serve: Serve, monkeypatch: Patch) -> None:
+    """Each has all acknowledged events, the reason and a clean end, while later waves still wait."""
     monkeypatch.setattr(broadcaster, "DRAIN_BATCH", 3)
     server = await serve(drain_timeout=1.0)
     readers = [await server.connect() for _ in range(10)]
@@ -354,8 +357,8 @@ async def test_readers_go_in_waves_and_are_whole(serve: Serve, monkeypatch: Patc
         assert re.search(last + rb"$", data)
 
 
-async def test_an_inherited_socket_is_left_at_once(tmp_path: Path) -> None:
-    """What connects from then on is for the next process, whatever the delay; the file of a socket stays."""
+async def test_an_inherited_socket_is_released_at_once(tmp_path: Path) -> None:
+    """New connections are for the next process, whatever the delay. The socket file stays."""
     with tcp_socket() as tcp, unix_socket(tmp_path / "s") as unix:
         inherited = [InheritedSocket("", sock.dup()) for sock in (tcp, unix)]
         rules = (ListenerRule(host="x"), ListenerRule(host="y"))
@@ -379,8 +382,8 @@ async def test_an_inherited_socket_is_left_at_once(tmp_path: Path) -> None:
             client.close()
 
 
-def test_the_loop_is_the_one_that_was_chosen(monkeypatch: Patch) -> None:
-    """uvloop where it is installed; without it, `auto` does without and `uvloop` says what to install."""
+def test_the_loop_is_the_configured_one(monkeypatch: Patch) -> None:
+    """`auto` takes uvloop if it is installed. `uvloop` without it is an error with the package to install."""
     for choice, module in (
         (EventLoop.ASYNCIO, "asyncio"),
         (EventLoop.UVLOOP, "uvloop"),
@@ -397,8 +400,8 @@ def test_the_loop_is_the_one_that_was_chosen(monkeypatch: Patch) -> None:
         new_loop(EventLoop.UVLOOP)
 
 
-async def test_a_limit_that_does_not_fit_is_lowered(monkeypatch: Patch, caplog: Caplog) -> None:
-    """And said: the descriptors decide."""
+async def test_a_limit_beyond_the_descriptors_is_lowered(monkeypatch: Patch, caplog: Caplog) -> None:
+    """The log has the new limit."""
     monkeypatch.setattr(runner, "raise_descriptor_limit", lambda: 256)
     server = Server(Config(port=0, max_connections=10_000))
     await server.start()

@@ -1,4 +1,4 @@
-"""What handlers find in the application, and the credential that is asked about again."""
+"""Services: what handlers find in the application, and the second check of a credential."""
 
 import json
 import time
@@ -41,7 +41,7 @@ WAYS: list[tuple[str, str, str, bytes]] = [
 """Requests that come with a body: what is done with it is done when it has come."""
 
 
-async def begun(
+async def begin(
     server: LiveServer, way: tuple[str, str, str, bytes], token: str = static("narrow")
 ) -> RawClient:
     """Send a head, and wait until its handler waits for the body."""
@@ -54,7 +54,7 @@ async def begun(
 
 
 async def finish(client: RawClient, way: tuple[str, str, str, bytes]) -> tuple[int, str]:
-    """Send the body, and give the status and the detail of the answer."""
+    """Send the body, and return the status and the detail of the response."""
     if body := way[-1]:
         await client.send_chunk(body)
     await client.send_chunk()
@@ -63,18 +63,18 @@ async def finish(client: RawClient, way: tuple[str, str, str, bytes]) -> tuple[i
 
 
 def state_of(server: LiveServer) -> tuple[int, int, int]:
-    """Return the state that each of the requests would have changed."""
+    """Return the state that each of the requests would change."""
     counts, revoked = server.broadcaster.counts, server.services.authenticator.revocations
     return counts.published, counts.opened, len(revoked)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[f"{method} {path}" for method, path, _, _ in WAYS])
-async def test_what_was_asked_before_a_revocation_is_not_done_after_it(
+async def test_a_request_does_nothing_after_its_token_is_revoked(
     serve: Serve, way: tuple[str, str, str, bytes]
 ) -> None:
-    """Whatever was waited for in between: the caller is asked for again right before the act."""
+    """The credential is checked again right before the change, after all waiting."""
     server = await serve(**SETTINGS)
-    client = await begun(server, way)
+    client = await begin(server, way)
     answer = await ask(server, "POST", "/revoke", headers=bearer(STATIC) + JSON, body=b'{"caller":"narrow"}')
     assert answer.status == 200
     before = state_of(server)
@@ -83,13 +83,13 @@ async def test_what_was_asked_before_a_revocation_is_not_done_after_it(
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[f"{method} {path}" for method, path, _, _ in WAYS])
-async def test_what_was_asked_before_a_token_expired_is_not_done_after_it(
+async def test_a_request_does_nothing_after_its_token_expires(
     serve: Serve, way: tuple[str, str, str, bytes]
 ) -> None:
     server = await serve(**SETTINGS)
     end = int(time.time()) + 1000
     grants = {name: list(channels) for name, channels in GRANTS.items()}
-    client = await begun(server, way, own(grants=grants, exp=end))
+    client = await begin(server, way, own(grants=grants, exp=end))
     before = state_of(server)
     server.app[ACTIVE_SERVICES].services.authenticator.clock = lambda: end + 1.0
     status, detail = await finish(client, way)
@@ -98,10 +98,10 @@ async def test_what_was_asked_before_a_token_expired_is_not_done_after_it(
 
 
 @pytest.mark.parametrize(("change", "status"), [("revoke", 401), ("nothing", 200)])
-async def test_what_was_found_for_a_caller_that_was_revoked_meanwhile_is_not_told(
+async def test_a_listing_for_a_token_revoked_meanwhile_is_not_sent(
     serve: Serve, monkeypatch: Patch, change: str, status: int
 ) -> None:
-    """A listing lets others have their turn while it is made."""
+    """The listing yields to other tasks while it is built."""
     server = await serve(**SETTINGS)
     registry, page = server.app[STREAM_REGISTRY], server.app[STREAM_REGISTRY].page
 

@@ -1,4 +1,4 @@
-"""A reader whose machine is gone without a word, in a network of its own."""
+"""A client whose machine vanishes, in a network namespace."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture
 def other_host(program: Program) -> Iterator[str]:
-    """Make a host beside this one: a network namespace, and a cable between the two."""
+    """Make another host: a network namespace, and a pair of virtual interfaces."""
     program("ip")
     name = f"sse{os.getpid()}"
     try:
@@ -40,16 +40,16 @@ def other_host(program: Program) -> Iterator[str]:
         ip("-n", name, "link", "set", "cable", "up")
         yield name
     finally:
-        # The cable first: a namespace goes when the kernel comes to it, and would keep the name.
+        # Delete the interface first: the kernel deletes a namespace later, and the name would stay in use.
         subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
         ip("netns", "del", name)
 
 
 @pytest.mark.parametrize("quiet", [True, False], ids=["quiet", "busy"])
-async def test_a_vanished_reader_is_let_go(
+async def test_a_vanished_client_is_disconnected(
     serve: Serve, program: Program, other_host: str, *, quiet: bool
 ) -> None:
-    """Its cable is cut: what it no longer acknowledges, heartbeats included, ends it in time."""
+    """The interface is gone: unacknowledged bytes, heartbeats included, end the connection in time."""
     server = await serve(host=HERE, heartbeat=0.2, write_timeout=0.4, send_buffer=1_000_000)
     command = ["ip", "netns", "exec", other_host, str(program("curl")), "-sN", f"{server.url}/events"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as reader:

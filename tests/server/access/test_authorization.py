@@ -1,4 +1,4 @@
-"""The gate: who, with what credential, doing what, gets what. The tables here are those of SECURITY.md."""
+"""Authorization: the result of each action with each credential. The tables here are those of SECURITY.md."""
 
 import inspect
 import json
@@ -45,8 +45,8 @@ JSON = "Content-Type: application/json\r\n"
 
 
 @dataclass(frozen=True)
-class Doing:
-    """One of the things that a caller may try."""
+class Action:
+    """An action that a caller may try."""
 
     method: str
     path: str
@@ -57,18 +57,18 @@ class Doing:
         return f"`{self.method} {self.path}`"
 
     async def at(self, server: LiveServer | Path, headers: str = "", **others: Any) -> Answer:
-        """Do it."""
+        """Do the action."""
         headers = self.headers + headers
         return await ask(server, self.method, self.path, headers=headers, body=self.body, **others)
 
 
-SUBSCRIBE = Doing("GET", "/events/a")
-PUBLISH = Doing("POST", "/send/a", body=b"x")
-INSPECT = Doing("GET", "/channels/a")
-STATUS = Doing("GET", "/status")
-TOKENS = Doing("POST", "/tokens", JSON, b'{"grants": {}}')
-REVOKE = Doing("POST", "/revoke", JSON, b'{"id": "nobody"}')
-DOINGS = (SUBSCRIBE, PUBLISH, INSPECT, STATUS, TOKENS, REVOKE)
+SUBSCRIBE = Action("GET", "/events/a")
+PUBLISH = Action("POST", "/send/a", body=b"x")
+INSPECT = Action("GET", "/channels/a")
+STATUS = Action("GET", "/status")
+TOKENS = Action("POST", "/tokens", JSON, b'{"grants": {}}')
+REVOKE = Action("POST", "/revoke", JSON, b'{"id": "nobody"}')
+ACTIONS = (SUBSCRIBE, PUBLISH, INSPECT, STATUS, TOKENS, REVOKE)
 
 ALL = (200,) * 6
 ANONYMOUS = REFUSED = (401,) * 6
@@ -78,37 +78,37 @@ EVIL = "evil.example"
 
 
 ALIKE = (
-    (Doing("GET", "/metrics"), STATUS, 200),
-    (Doing("GET", "/subscribers"), STATUS, 200),
-    (Doing("GET", "/subscribers/0"), STATUS, 404),
-    (Doing("DELETE", "/subscribers/0"), REVOKE, 404),
-    (Doing("POST", "/reload"), REVOKE, 200),
-    (Doing("POST", "/events", JSON, b'{"channel": "a"}'), SUBSCRIBE, 200),
-    (Doing("HEAD", "/events/a"), SUBSCRIBE, 200),
+    (Action("GET", "/metrics"), STATUS, 200),
+    (Action("GET", "/subscribers"), STATUS, 200),
+    (Action("GET", "/subscribers/0"), STATUS, 404),
+    (Action("DELETE", "/subscribers/0"), REVOKE, 404),
+    (Action("POST", "/reload"), REVOKE, 200),
+    (Action("POST", "/events", JSON, b'{"channel": "a"}'), SUBSCRIBE, 200),
+    (Action("HEAD", "/events/a"), SUBSCRIBE, 200),
 )
 """What gets the same as another, and what it gets if that gets 200: there is no such reader."""
 
 
 async def require_alike(server: LiveServer | Path, headers: str, gets: tuple[int, ...]) -> None:
-    """Hold what has no column of its own to that of what is like it."""
-    for doing, like, allowed in ALIKE:
-        expected = gets[DOINGS.index(like)]
-        assert (await doing.at(server, headers)).status == (allowed if expected == 200 else expected), doing
+    """Assert that actions without a column of their own have the status of a similar one."""
+    for action, like, allowed in ALIKE:
+        expected = gets[ACTIONS.index(like)]
+        assert (await action.at(server, headers)).status == (allowed if expected == 200 else expected), action
 
 
 async def statuses(server: LiveServer | Path, headers: str = "") -> tuple[int, ...]:
-    """Do all of it, and give what each got."""
-    return tuple([(await doing.at(server, headers)).status for doing in DOINGS])
+    """Do all actions, and return the status of each."""
+    return tuple([(await action.at(server, headers)).status for action in ACTIONS])
 
 
-# Who, with what credential, doing what, gets what.
+# Credentials and actions.
 
 Credential = Callable[[LiveServer], str | Awaitable[str]]
 """Makes a token that is shown to this server."""
 
 
 async def mint(server: LiveServer, **grants: Sequence[str]) -> tuple[str, str]:
-    """Have a token made, and give it with its id."""
+    """Issue a token, and return it with its id."""
     body = json.dumps({"grants": grants}).encode()
     made = (await ask(server, "POST", "/tokens", headers=JSON + bearer(STATIC), body=body)).json
     return made["token"], made["id"]
@@ -162,7 +162,7 @@ CALLERS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A credential, and what it gets for each of the doings."""
+    """A credential, and the status of each action with it."""
 
     who: str
     credential: Credential | None
@@ -219,12 +219,12 @@ ROWS = (
 
 
 def test_the_table_of_credentials_is_in_the_documents() -> None:
-    assert table(["credential", *DOINGS], [(row.who, *row.gets) for row in ROWS]) in SECURITY
+    assert table(["credential", *ACTIONS], [(row.who, *row.gets) for row in ROWS]) in SECURITY
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.who)
-async def test_who_gets_what_with_which_credential(serve: Serve, tmp_path: Path, row: Row) -> None:
-    """Every credential with every action: 401 for one that is not good, 403 for one that is too narrow."""
+async def test_each_credential_allows_its_actions(serve: Serve, tmp_path: Path, row: Row) -> None:
+    """A bad credential is a 401, one without the permission is a 403."""
     server = await serve(
         token=STATIC,
         caller=CALLERS,
@@ -245,8 +245,8 @@ IN_HEADER = "Authorization: Bearer ..."
 IN_URL = "access_token= in the URL if you cannot send headers"
 
 
-async def test_a_refusal_says_what_would_help(serve: Serve) -> None:
-    """In its challenge (RFC 6750, 3) and in words: no token, a bad one, one that is too narrow."""
+async def test_a_refusal_has_a_challenge_and_an_explanation(serve: Serve) -> None:
+    """RFC 6750, 3: it tells apart no token, a bad one, and one without the permission."""
     server = await serve(caller=(caller("subscriber", subscribe=("a",)),))
     found = [await PUBLISH.at(server, headers) for headers in ("", bearer("x"), bearer(static("subscriber")))]
     challenge = 'Bearer realm="sse-broadcast"'
@@ -259,26 +259,28 @@ async def test_a_refusal_says_what_would_help(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("doing", "detail"),
+    ("action", "detail"),
     [
         (SUBSCRIBE, f"subscribe: needs a token ({IN_HEADER}, or {IN_URL})"),
-        (Doing("GET", "/events/*"), f"subscribe: needs a token ({IN_HEADER}, or {IN_URL})"),
+        (Action("GET", "/events/*"), f"subscribe: needs a token ({IN_HEADER}, or {IN_URL})"),
         (INSPECT, f"inspect: needs a token ({IN_HEADER})"),
         (TOKENS, f"admin '*': needs a token ({IN_HEADER})"),
     ],
 )
-async def test_whoever_shows_no_token_is_told_where_it_goes(serve: Serve, doing: Doing, detail: str) -> None:
-    """To subscribe, into the URL too: an EventSource can send no header."""
+async def test_a_request_without_a_token_is_told_where_to_put_it(
+    serve: Serve, action: Action, detail: str
+) -> None:
+    """For a subscription the URL is one of the places: an EventSource can send no header."""
     server = await serve(caller=(caller("reader", subscribe=("a",)),))
-    answer = await doing.at(server)
+    answer = await action.at(server)
     assert (answer.status, answer.detail) == (401, detail)
 
 
 async def test_a_channel_that_needs_a_token_is_named(serve: Serve) -> None:
-    """Where others may be read without one."""
+    """Other channels may be read without one."""
     server = await serve(caller=(caller("reader", subscribe=("a",)),), anonymous_subscribe=("b",))
-    for doing in (SUBSCRIBE, Doing("POST", "/events", JSON, b'{"channels": ["b", "a"]}')):
-        answer = await doing.at(server)
+    for action in (SUBSCRIBE, Action("POST", "/events", JSON, b'{"channels": ["b", "a"]}')):
+        answer = await action.at(server)
         detail = f"subscribe 'a': needs a token ({IN_HEADER}, or {IN_URL})"
         assert (answer.status, answer.detail) == (401, detail)
 
@@ -300,10 +302,10 @@ async def test_a_channel_that_needs_a_token_is_named(serve: Serve) -> None:
         (("*.x",), "a.*", 403),
     ],
 )
-async def test_a_reader_gets_all_that_it_asks_for_or_nothing(
+async def test_a_subscription_is_granted_whole_or_not_at_all(
     serve: Serve, granted: tuple[str, ...], asked: str, status: int
 ) -> None:
-    """Each channel and all that a pattern matches must be within one that is granted."""
+    """Each channel, and all that a pattern matches, must be within a granted one."""
     server = await serve(caller=(caller("reader", subscribe=granted),))
     for method in ("GET", "HEAD"):
         assert (
@@ -336,10 +338,10 @@ async def test_a_reader_gets_all_that_it_asks_for_or_nothing(
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-async def test_a_publisher_may_do_all_that_it_asks_for_or_nothing_is_published(
+async def test_a_publish_is_granted_whole_or_not_at_all(
     serve: Serve, method: str, path: str, kind: str, body: str, status: int
 ) -> None:
-    """However the channels are named, and in the last line of a batch too."""
+    """Channels may be in the path, the query or the last line of a batch."""
     server = await serve(caller=(caller("publisher", publish=("a",)),))
     headers = f"Content-Type: {kind}\r\n{bearer(static('publisher'))}"
     answer = await ask(server, method, path, headers=headers, body=body.encode())
@@ -347,8 +349,8 @@ async def test_a_publisher_may_do_all_that_it_asks_for_or_nothing_is_published(
     assert server.broadcaster.counts.published == (status == 200)
 
 
-async def test_a_publisher_who_may_publish_nowhere_is_not_listened_to(serve: Serve) -> None:
-    """It is refused by its head: its body need not come, and nothing else is looked at."""
+async def test_a_publisher_without_channels_is_refused_by_its_head(serve: Serve) -> None:
+    """Its body is not read, and nothing else is checked."""
     server = await serve(caller=(caller("reader", subscribe=("*",)),))
     headers = f"Host: x\r\nContent-Length: 1000000\r\n{bearer(static('reader'))}"
     client = await server.connect()
@@ -356,8 +358,8 @@ async def test_a_publisher_who_may_publish_nowhere_is_not_listened_to(serve: Ser
     assert await client.refusal() == (403, "publish: the token does not allow it")
 
 
-async def test_a_subscriber_who_may_subscribe_nowhere_is_not_listened_to(serve: Serve) -> None:
-    """It is refused by its head, whatever its body would be, and whatever is wrong with its query."""
+async def test_a_subscriber_without_channels_is_refused_by_its_head(serve: Serve) -> None:
+    """Neither its body nor an error in its query matters."""
     server = await serve(caller=(caller("publisher", publish=("*",)),))
     for first in ("POST /events", "POST /events?x=1", "GET /events", "GET /events?format=x"):
         client = await server.connect()
@@ -367,7 +369,7 @@ async def test_a_subscriber_who_may_subscribe_nowhere_is_not_listened_to(serve: 
 
 
 async def test_a_token_in_the_url_may_subscribe_by_a_body(serve: Serve) -> None:
-    """It is all that may be there; in the body it is no member."""
+    """The URL may have the token only, and the body may not have it."""
     server = await serve(caller=(caller("reader", subscribe=("a",)),))
     body = b'{"channel": "a"}'
     path = f"/events?access_token={static('reader')}"
@@ -375,7 +377,7 @@ async def test_a_token_in_the_url_may_subscribe_by_a_body(serve: Serve) -> None:
     assert (await ask(server, "POST", f"{path}&channel=a", headers=JSON, body=body)).status == 400
 
 
-async def test_only_channels_that_one_may_ask_about_are_listed(serve: Serve) -> None:
+async def test_only_channels_that_a_caller_may_inspect_are_listed(serve: Serve) -> None:
     server = await serve(caller=(caller("inspector", inspect=("a.*",)),))
     for channel in ("a.1", "a.2", "b", "secret"):
         await server.broadcaster.broadcast("x", channels=[channel])
@@ -386,19 +388,19 @@ async def test_only_channels_that_one_may_ask_about_are_listed(serve: Serve) -> 
     assert ([each["channel"] for each in page["channels"]], page["next"]) == (["a.2"], None)
 
 
-# Where it came in.
+# Listeners.
 
 
 @pytest.fixture
 def socket_path() -> Iterator[Path]:
-    # Not below tmp_path: its name may be longer than an address can be.
+    # Not below tmp_path: its name may be too long for a socket address.
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "s"
 
 
 @dataclass(frozen=True)
 class Mode:
-    """A server without any credential configured, where it is called, and what that gets."""
+    """A server without credentials, the address it is called by, and the status of each action."""
 
     called: str
     shown: str
@@ -441,12 +443,14 @@ MODES = (
 
 
 def test_the_table_of_modes_is_in_the_documents() -> None:
-    assert table(["called by", "with", *DOINGS], [(m.called, m.shown, *m.gets) for m in MODES]) in SECURITY
+    assert table(["called by", "with", *ACTIONS], [(m.called, m.shown, *m.gets) for m in MODES]) in SECURITY
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: f"{mode.called}, with {mode.shown}")
-async def test_who_gets_what_by_which_way(serve: Serve, socket_path: Path, mode: Mode) -> None:
-    """Open to this machine, to others for reading alone, and health to everyone."""
+async def test_access_depends_on_the_listener_and_the_address(
+    serve: Serve, socket_path: Path, mode: Mode
+) -> None:
+    """Loopback may do all, others may only subscribe, and all may check the health."""
     listeners = {
         "unix": ListenerRule(host=f"unix:{socket_path}"),
         "subscribe": ListenerRule(host="0.0.0.0", port=0, endpoints=(Endpoint.SUBSCRIBE,)),
@@ -464,35 +468,37 @@ async def test_who_gets_what_by_which_way(serve: Serve, socket_path: Path, mode:
 @pytest.mark.parametrize(
     "header", ["Forwarded: for=192.0.2.1", "x-forwarded-for: 192.0.2.1", "Via: 1.1 proxy", "X-Real-IP:"]
 )
-async def test_whoever_a_proxy_brings_is_not_on_this_machine(server: LiveServer, header: str) -> None:
-    """Any of the headers that proxies write will do; a web page that writes one has gained nothing."""
+async def test_a_request_through_a_proxy_is_not_local(server: LiveServer, header: str) -> None:
+    """Any header that proxies add counts. A web page that adds one gains nothing by it."""
     assert await statuses(server, f"{header}\r\n") == SUBSCRIBER
     for said, host, status in ((f"Origin: {FOREIGN}\r\n", "localhost", 403), ("", "evil.example", 421)):
         assert (await SUBSCRIBE.at(server, f"{header}\r\n{said}", host=host)).status == status
 
 
-async def test_an_anonymous_grant_closes_what_insecure_publish_leaves_open(serve: Serve) -> None:
-    """What anyone may do was said: the loopback is no exception from it."""
+async def test_an_anonymous_grant_overrides_insecure_publish(serve: Serve) -> None:
+    """It lists all anonymous permissions, for loopback too."""
     server = await serve(anonymous_publish=("b",), insecure_publish=True)
     assert await statuses(server) == (401, 200, 401, 401, 401, 401)
 
 
 @pytest.mark.parametrize(("host", "makes"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
-async def test_only_a_server_that_others_reach_makes_a_token(serve: Serve, host: str, *, makes: bool) -> None:
-    """And none where one is configured."""
+async def test_a_token_is_generated_only_if_others_can_connect(
+    serve: Serve, host: str, *, makes: bool
+) -> None:
+    """None is generated beside a configured one."""
     assert ((await serve(host=host)).token is not None) is makes
     assert (await serve(host=host, token=STATIC)).token is None
 
 
-async def test_every_token_that_is_made_is_another(serve: Serve) -> None:
-    """Of 256 bits."""
+async def test_each_generated_token_is_different(serve: Serve) -> None:
+    """It has 256 bits."""
     tokens = {(await serve(**ELSEWHERE)).token for _ in range(3)}
     assert len(tokens) == 3
     assert all(token and len(token) == 43 for token in tokens)
 
 
-async def test_each_listener_serves_its_own_endpoints(serve: Serve, socket_path: Path) -> None:
-    """What is elsewhere is not there, whatever the credential; health is everywhere."""
+async def test_each_listener_has_its_own_endpoints(serve: Serve, socket_path: Path) -> None:
+    """The others are 404 with any credential. Health checks are on every listener."""
     public = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE,))
     private = ListenerRule(host=f"unix:{socket_path}", endpoints=(Endpoint.PUBLISH, Endpoint.ADMIN))
     server = await serve(listener=(public, private), token=STATIC)
@@ -503,8 +509,8 @@ async def test_each_listener_serves_its_own_endpoints(serve: Serve, socket_path:
         assert (await ask(called, "GET", "/healthz")).status == 200
 
 
-async def test_a_mounted_application_is_open_to_the_loopback_too() -> None:
-    """It is asked by what address it was called, since the listening socket is another's."""
+async def test_a_mounted_application_is_open_to_loopback_too() -> None:
+    """It goes by the address of the request, since the listening socket belongs to another server."""
     async with mounted() as push:
         client = await push.connect()
         assert (await client.ask("POST", "/push/send", body=b"x"))[0] == 200
@@ -513,15 +519,15 @@ async def test_a_mounted_application_is_open_to_the_loopback_too() -> None:
         client.close()
 
 
-# Where a token can be.
+# Places of a token.
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A token in some place of a request, and what becomes of that."""
+class Placement:
+    """A token in some place of a request, and the resulting status."""
 
     what: str
-    doing: Doing
+    action: Action
     gets: int
     headers: str = ""
     path: str | None = None
@@ -545,69 +551,69 @@ def query(token: str) -> str:
 STOLEN, RIDING = cookie(GOOD, FOREIGN), cookie(BAD, FOREIGN)
 
 SHOWN = (
-    Shown("`Authorization: Bearer`", SUBSCRIBE, 200, bearer(GOOD)),
-    Shown("`Authorization: bearer`, in any case", SUBSCRIBE, 200, f"Authorization: bEARER {GOOD}\r\n"),
-    Shown("`Authorization: Bearer`, bad", SUBSCRIBE, 401, bearer(BAD)),
-    Shown("`Authorization: Bearer`, empty", SUBSCRIBE, 401, "Authorization: Bearer\r\n"),
-    Shown("`Authorization: Basic`", SUBSCRIBE, 401, "Authorization: Basic cmVhZGVyOnJlYWRlcg==\r\n"),
-    Shown("`Authorization`, twice", SUBSCRIBE, 400, bearer(GOOD) + bearer(GOOD)),
-    Shown("`access_token=`", SUBSCRIBE, 200, path=query(GOOD)),
-    Shown("`access_token=`, bad", SUBSCRIBE, 401, path=query(BAD)),
-    Shown("`access_token=`, empty", SUBSCRIBE, 401, path=query("")),
-    Shown("`access_token=`, twice", SUBSCRIBE, 400, path=query(f"{GOOD}&access_token={GOOD}")),
-    Shown("`access_token=`", PUBLISH, 400, path=f"/send/a?access_token={GOOD}"),
-    Shown("`access_token=`", INSPECT, 400, path=f"/channels/a?access_token={GOOD}"),
-    Shown("`access_token=`", STATUS, 400, path=f"/status?access_token={GOOD}"),
-    Shown("`access_token=`", TOKENS, 400, path=f"/tokens?access_token={GOOD}"),
-    Shown("`access_token=`", REVOKE, 400, path=f"/revoke?access_token={GOOD}"),
-    Shown("the cookie", SUBSCRIBE, 200, cookie(GOOD)),
-    Shown("the cookie, bad", SUBSCRIBE, 401, cookie(BAD)),
-    Shown("the cookie, empty", SUBSCRIBE, 401, cookie("")),
-    Shown("the cookie, twice", SUBSCRIBE, 400, f"Cookie: {COOKIE}={GOOD}; {COOKIE}={BAD}\r\n"),
-    Shown("the cookie, in two headers", SUBSCRIBE, 400, cookie(GOOD) + cookie(GOOD)),
-    Shown("the cookie, in the second of two headers", SUBSCRIBE, 200, "Cookie: a=b\r\n" + cookie(GOOD)),
-    Shown("a cookie of another name", SUBSCRIBE, 401, f"Cookie: session={GOOD}\r\n"),
-    Shown("the cookie, from a page of our own origin", SUBSCRIBE, 200, cookie(GOOD, OURS)),
-    Shown("the cookie, from a page of an allowed origin", SUBSCRIBE, 200, cookie(GOOD, APP)),
-    Shown("the cookie, from a foreign page, which gets nothing to read", SUBSCRIBE, 200, STOLEN),
-    Shown("the cookie, from a page of our own origin", PUBLISH, 200, cookie(GOOD, OURS)),
-    Shown("the cookie, from a page of an allowed origin", PUBLISH, 200, cookie(GOOD, APP)),
-    Shown("the cookie, from a foreign page", PUBLISH, 403, cookie(GOOD, FOREIGN)),
-    Shown("the cookie, from a page of no origin (`null`)", PUBLISH, 403, cookie(GOOD, "null")),
-    Shown("the cookie, without `Origin`", PUBLISH, 403, cookie(GOOD)),
-    Shown("the cookie, from a page of another port", PUBLISH, 403, cookie(GOOD, f"{OURS}:8080")),
-    Shown("the cookie, from a foreign page", TOKENS, 403, cookie(STATIC, FOREIGN)),
-    Shown("the cookie, from a foreign page", REVOKE, 403, cookie(STATIC, FOREIGN)),
-    Shown("the cookie, from a page of our own origin", TOKENS, 200, cookie(STATIC, OURS)),
-    Shown("`Authorization` and `access_token=`, both good", SUBSCRIBE, 400, bearer(GOOD), query(GOOD)),
-    Shown("`Authorization`, good; the cookie, bad", SUBSCRIBE, 200, bearer(GOOD) + cookie(BAD)),
-    Shown("`Authorization`, bad; the cookie, good", SUBSCRIBE, 401, bearer(BAD) + cookie(GOOD)),
-    Shown("`Authorization`, good; the cookie, from a foreign page", PUBLISH, 200, bearer(GOOD) + RIDING),
-    Shown("`access_token=`, good; the cookie, bad", SUBSCRIBE, 200, cookie(BAD), query(GOOD)),
-    Shown("`access_token=`, bad; the cookie, good", SUBSCRIBE, 401, cookie(GOOD), query(BAD)),
+    Placement("`Authorization: Bearer`", SUBSCRIBE, 200, bearer(GOOD)),
+    Placement("`Authorization: bearer`, in any case", SUBSCRIBE, 200, f"Authorization: bEARER {GOOD}\r\n"),
+    Placement("`Authorization: Bearer`, bad", SUBSCRIBE, 401, bearer(BAD)),
+    Placement("`Authorization: Bearer`, empty", SUBSCRIBE, 401, "Authorization: Bearer\r\n"),
+    Placement("`Authorization: Basic`", SUBSCRIBE, 401, "Authorization: Basic cmVhZGVyOnJlYWRlcg==\r\n"),
+    Placement("`Authorization`, twice", SUBSCRIBE, 400, bearer(GOOD) + bearer(GOOD)),
+    Placement("`access_token=`", SUBSCRIBE, 200, path=query(GOOD)),
+    Placement("`access_token=`, bad", SUBSCRIBE, 401, path=query(BAD)),
+    Placement("`access_token=`, empty", SUBSCRIBE, 401, path=query("")),
+    Placement("`access_token=`, twice", SUBSCRIBE, 400, path=query(f"{GOOD}&access_token={GOOD}")),
+    Placement("`access_token=`", PUBLISH, 400, path=f"/send/a?access_token={GOOD}"),
+    Placement("`access_token=`", INSPECT, 400, path=f"/channels/a?access_token={GOOD}"),
+    Placement("`access_token=`", STATUS, 400, path=f"/status?access_token={GOOD}"),
+    Placement("`access_token=`", TOKENS, 400, path=f"/tokens?access_token={GOOD}"),
+    Placement("`access_token=`", REVOKE, 400, path=f"/revoke?access_token={GOOD}"),
+    Placement("the cookie", SUBSCRIBE, 200, cookie(GOOD)),
+    Placement("the cookie, bad", SUBSCRIBE, 401, cookie(BAD)),
+    Placement("the cookie, empty", SUBSCRIBE, 401, cookie("")),
+    Placement("the cookie, twice", SUBSCRIBE, 400, f"Cookie: {COOKIE}={GOOD}; {COOKIE}={BAD}\r\n"),
+    Placement("the cookie, in two headers", SUBSCRIBE, 400, cookie(GOOD) + cookie(GOOD)),
+    Placement("the cookie, in the second of two headers", SUBSCRIBE, 200, "Cookie: a=b\r\n" + cookie(GOOD)),
+    Placement("a cookie of another name", SUBSCRIBE, 401, f"Cookie: session={GOOD}\r\n"),
+    Placement("the cookie, from a page of our own origin", SUBSCRIBE, 200, cookie(GOOD, OURS)),
+    Placement("the cookie, from a page of an allowed origin", SUBSCRIBE, 200, cookie(GOOD, APP)),
+    Placement("the cookie, from a foreign page, which gets nothing to read", SUBSCRIBE, 200, STOLEN),
+    Placement("the cookie, from a page of our own origin", PUBLISH, 200, cookie(GOOD, OURS)),
+    Placement("the cookie, from a page of an allowed origin", PUBLISH, 200, cookie(GOOD, APP)),
+    Placement("the cookie, from a foreign page", PUBLISH, 403, cookie(GOOD, FOREIGN)),
+    Placement("the cookie, from a page of no origin (`null`)", PUBLISH, 403, cookie(GOOD, "null")),
+    Placement("the cookie, without `Origin`", PUBLISH, 403, cookie(GOOD)),
+    Placement("the cookie, from a page of another port", PUBLISH, 403, cookie(GOOD, f"{OURS}:8080")),
+    Placement("the cookie, from a foreign page", TOKENS, 403, cookie(STATIC, FOREIGN)),
+    Placement("the cookie, from a foreign page", REVOKE, 403, cookie(STATIC, FOREIGN)),
+    Placement("the cookie, from a page of our own origin", TOKENS, 200, cookie(STATIC, OURS)),
+    Placement("`Authorization` and `access_token=`, both good", SUBSCRIBE, 400, bearer(GOOD), query(GOOD)),
+    Placement("`Authorization`, good; the cookie, bad", SUBSCRIBE, 200, bearer(GOOD) + cookie(BAD)),
+    Placement("`Authorization`, bad; the cookie, good", SUBSCRIBE, 401, bearer(BAD) + cookie(GOOD)),
+    Placement("`Authorization`, good; the cookie, from a foreign page", PUBLISH, 200, bearer(GOOD) + RIDING),
+    Placement("`access_token=`, good; the cookie, bad", SUBSCRIBE, 200, cookie(BAD), query(GOOD)),
+    Placement("`access_token=`, bad; the cookie, good", SUBSCRIBE, 401, cookie(GOOD), query(BAD)),
 )
 
 
 def test_the_table_of_places_is_in_the_documents() -> None:
-    assert table(["where the token is", "of", "gets"], [(s.what, s.doing, s.gets) for s in SHOWN]) in SECURITY
+    assert table(["where the token is", "of", "gets"], [(s.what, s.action, s.gets) for s in SHOWN]) in SECURITY
 
 
-@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: f"{shown.doing}, {shown.what}")
-async def test_where_a_token_can_be(serve: Serve, shown: Shown) -> None:
-    """The first place that has one counts, good or bad: never the next, and never nobody."""
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: f"{shown.action}, {shown.what}")
+async def test_the_first_place_with_a_token_counts(serve: Serve, shown: Placement) -> None:
+    """A bad token there is an error: neither the next place nor anonymous access is tried."""
     reader = caller("reader", subscribe=("a",), publish=("a",), inspect=("*",))
     server = await serve(caller=(reader,), token=STATIC, cookie=COOKIE, cors_origins=(APP,))
-    doing = Doing(shown.doing.method, shown.path or shown.doing.path, shown.doing.headers, shown.doing.body)
-    answer = await doing.at(server, shown.headers)
+    action = Action(shown.action.method, shown.path or shown.action.path, shown.action.headers, shown.action.body)
+    answer = await action.at(server, shown.headers)
     assert answer.status == shown.gets
     assert ("access-control-allow-origin" in answer.headers) == (APP in shown.headers)
     assert server.broadcaster.counts.published == (
-        answer.status == 200 and doing.method == "POST" and "send" in doing.path
+        answer.status == 200 and action.method == "POST" and "send" in action.path
     )
 
 
 async def test_a_bad_token_is_an_error_where_none_is_needed(serve: Serve) -> None:
-    """Whoever shows one means to be somebody: an answer for nobody would hide that it is not good."""
+    """An anonymous response would hide that the token is bad."""
     server = await serve(token=STATIC, anonymous_subscribe=("*",), cookie=COOKIE)
     assert (await SUBSCRIBE.at(server)).status == 200
     for headers in (bearer(BAD), cookie(BAD)):
@@ -615,22 +621,22 @@ async def test_a_bad_token_is_an_error_where_none_is_needed(serve: Serve) -> Non
     assert (await ask(server, "GET", query(BAD))).status == 401
 
 
-async def test_a_cookie_is_looked_at_only_where_one_is_configured(serve: Serve) -> None:
-    """By default none is a credential."""
+async def test_a_cookie_counts_only_if_one_is_configured(serve: Serve) -> None:
+    """By default no cookie is a credential."""
     server = await serve(token=STATIC)
     assert (await SUBSCRIBE.at(server, cookie(STATIC))).status == 401
 
 
 @pytest.mark.parametrize("text", [f'"{GOOD}"', f" {GOOD} "])
-async def test_a_cookie_may_have_quotes_and_space_around_it(serve: Serve, text: str) -> None:
-    """As RFC 6265 has it."""
+async def test_a_cookie_may_have_quotes_and_spaces(serve: Serve, text: str) -> None:
+    """RFC 6265 allows them."""
     server = await serve(caller=(caller("reader", subscribe=("a",)),), cookie=COOKIE)
     assert (await SUBSCRIBE.at(server, cookie(text))).status == 200
 
 
 @pytest.mark.parametrize("token", ["\udcff" * 20, "é" * 20, "a b" * 10, "a\tb" * 10, "%00" * 10, "a,b" * 10])
-async def test_what_no_token_can_be_is_refused_as_one(serve: Serve, token: str) -> None:
-    """In any of the places; and nothing of it is said again."""
+async def test_a_malformed_token_is_refused(serve: Serve, token: str) -> None:
+    """This holds in every place, and the response repeats nothing of it."""
     server = await serve(token=STATIC, cookie=COOKIE)
     for headers in (bearer(token), cookie(token)):
         answer = await SUBSCRIBE.at(server, headers)
@@ -640,8 +646,8 @@ async def test_what_no_token_can_be_is_refused_as_one(serve: Serve, token: str) 
         assert (await ask(server, "GET", query(quote(token)))).status == 401
 
 
-async def test_over_tls_a_page_without_tls_is_foreign(serve: Serve, tmp_path: Path) -> None:
-    """Anyone between could have written it; the other way round it is a proxy that speaks TLS for us."""
+async def test_over_tls_an_origin_without_tls_is_foreign(serve: Serve, tmp_path: Path) -> None:
+    """Others could have written that page. The reverse is allowed: a proxy may terminate TLS."""
     authenticator = trustme.CA()
     certificate, key = write_certificate(authenticator, tmp_path)
     plain = await serve(token=STATIC, cookie=COOKIE)
@@ -657,12 +663,12 @@ async def test_over_tls_a_page_without_tls_is_foreign(serve: Serve, tmp_path: Pa
     assert found == [200, 200, 403, 200]
 
 
-# Web pages, where nothing else stands between them and a server of this machine.
+# Web pages and open servers: here only the checks of Host and Origin keep a page out.
 
 
 @dataclass(frozen=True)
 class Page:
-    """A Host and an Origin, and what an open server makes of them."""
+    """A Host and an Origin, and the response of an open server."""
 
     called: str
     host: str | None
@@ -712,32 +718,32 @@ def test_the_table_of_pages_is_in_the_documents() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.called)
-async def test_which_web_pages_an_open_server_takes_requests_of(serve: Serve, page: Page) -> None:
-    """None that is not its own: not by its address, and not under another name. Nothing is published."""
+async def test_an_open_server_accepts_its_own_pages_only(serve: Serve, page: Page) -> None:
+    """It checks both the origin and the name it is called by. A refused page publishes nothing."""
     server = await serve(**page.settings)
     headers = bearer(page.settings.get("token", "any"))
     headers += "" if page.origin is None else f"Origin: {page.origin}\r\n"
-    for doing in DOINGS:
-        answer = await doing.at(server, headers, host=page.host)
-        assert answer.status == page.gets, doing
+    for action in ACTIONS:
+        answer = await action.at(server, headers, host=page.host)
+        assert answer.status == page.gets, action
     assert server.broadcaster.counts.published == (page.gets == 200)
 
 
 async def test_a_request_without_a_host_is_refused(server: LiveServer) -> None:
-    """HTTP/1.0 may have none, and no browser speaks that."""
+    """Only HTTP/1.0 allows that, and no browser speaks it."""
     assert (await PUBLISH.at(server, host=None, version="1.0")).status == 421
     assert (await PUBLISH.at(server, host=None)).status == 400
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_unix_socket_has_no_name_to_be_called_by(serve: Serve, socket_path: Path) -> None:
-    """Any Host will do, since no web page reaches it by itself; a foreign Origin will not."""
+async def test_a_unix_socket_accepts_any_host(serve: Serve, socket_path: Path) -> None:
+    """No web page reaches it directly. A foreign Origin is refused."""
     await serve(listener=(ListenerRule(host=f"unix:{socket_path}"),))
     assert (await PUBLISH.at(socket_path, host="anything.example")).status == 200
     assert (await PUBLISH.at(socket_path, f"Origin: {FOREIGN}\r\n")).status == 403
 
 
-async def test_what_is_refused_is_told(server: LiveServer) -> None:
+async def test_an_open_server_explains_its_refusals(server: LiveServer) -> None:
     assert (await STATUS.at(server, host="evil.example:8000")).detail == (
         "Host: 'evil.example:8000' is not this server's; add it to allowed_hosts, or set a token"
     )
@@ -767,7 +773,7 @@ async def test_what_is_refused_is_told(server: LiveServer) -> None:
         ("\udcff", "\udcff", False),
     ],
 )
-def test_a_host_is_this_machines_or_not(host: str, name: str, *, loopback: bool) -> None:
-    """By its name alone, however it is written; nothing is looked up."""
+def test_a_loopback_host_is_recognized_by_its_name(host: str, name: str, *, loopback: bool) -> None:
+    """It is recognized in every spelling, and nothing is resolved."""
     assert host_name(host) == name
     assert is_loopback_name(name) is loopback

@@ -1,4 +1,4 @@
-"""Rates: what one may open and publish in a second, and what is said beyond."""
+"""Rate limits: connections and events per second, and the responses beyond."""
 
 import json
 import re
@@ -25,8 +25,8 @@ HERE, THERE = "192.0.2.1", "2001:db8::/64"
 NDJSON = "Content-Type: application/x-ndjson\r\n"
 
 
-# Rates and times here are powers of two and their sums, so that nothing is rounded. What rounding does is to
-# refuse the last event of a burst for an instant.
+# Rates and times here are sums of powers of two, so that nothing is rounded: rounding could refuse the last
+# event of a burst for an instant.
 
 clock = pytest.fixture(stopped)
 
@@ -36,7 +36,7 @@ def publishing(rate: int = 8, burst: int = 100) -> RateLimiter:
 
 
 def taken(publish: Callable[[], object], *, most: int = 10_000) -> int:
-    """Say how often it can be done before it is refused."""
+    """Return how many times an event can be published before it is refused."""
     for count in range(most):
         try:
             publish()
@@ -46,15 +46,15 @@ def taken(publish: Callable[[], object], *, most: int = 10_000) -> int:
 
 
 def left(limits: RateLimiter, address: str | None, principal: Principal = ANYONE) -> int:
-    """Say how many events an address or a token may still publish at this moment, and publish them."""
+    """Publish all the events that an address or a token may publish now, and return their number."""
     return taken(lambda: limits.publish(1, address=address, principal=principal))
 
 
 # Shares.
 
 
-def test_a_caller_has_one_share_whatever_token_it_shows() -> None:
-    """One that shows none has that of its address; a configured caller is no subject of its name."""
+def test_a_caller_has_one_share_for_all_its_tokens() -> None:
+    """An anonymous caller has that of its address. A subject named like a configured caller is another."""
     named = [
         share_name(Principal(subject="a", id="1"), address=HERE),
         share_name(Principal(subject="a", id="2"), address=THERE),
@@ -66,8 +66,8 @@ def test_a_caller_has_one_share_whatever_token_it_shows() -> None:
     assert named == ["subject a", "subject a", "caller a", f"address {HERE}", f"address {THERE}", ""]
 
 
-def test_the_name_of_a_share_is_short() -> None:
-    """However long a subject is, and two that are long are two."""
+def test_the_key_of_a_share_is_short() -> None:
+    """Two long subjects have different keys."""
     one, other = (share_name(Principal(subject="x" * 5000 + end), address=None) for end in "ab")
     assert len(one) == len(other) == 64
     assert one != other
@@ -76,8 +76,8 @@ def test_the_name_of_a_share_is_short() -> None:
 # Events.
 
 
-def test_a_burst_and_then_the_rate(clock: Clock) -> None:
-    """A bucket is full in the beginning, gets what the rate gives, and no more than it holds."""
+def test_a_bucket_allows_a_burst_and_then_the_rate(clock: Clock) -> None:
+    """It is full at first, and never holds more than the burst."""
     limits = publishing(rate=8, burst=100)
     assert left(limits, HERE) == 100
     clock.forward(0.5)
@@ -91,7 +91,7 @@ def test_a_burst_and_then_the_rate(clock: Clock) -> None:
 
 
 def test_an_address_and_a_token_have_a_bucket_each(clock: Clock) -> None:
-    """Whoever it shares the other with; who is anonymous has that of its address alone."""
+    """A request counts in both, an anonymous one in that of its address alone."""
     limits = publishing(burst=10)
     assert left(limits, HERE) == 10
     assert left(limits, THERE) == 10
@@ -101,14 +101,14 @@ def test_an_address_and_a_token_have_a_bucket_each(clock: Clock) -> None:
     assert left(limits, "192.0.2.2", OTHER) == 10
 
 
-def test_who_has_neither_is_not_limited() -> None:
-    """Loopback, and UNIX sockets, without a credential."""
+def test_a_caller_without_address_and_token_is_not_limited() -> None:
+    """It comes by loopback or a UNIX socket."""
     limits = publishing(burst=1)
     assert taken(lambda: limits.publish(1, address=None, principal=ANYONE)) == 10_000
     assert taken(lambda: limits.publish(50, address=None, principal=ANYONE)) == 10_000
 
 
-def test_a_rate_of_0_is_none() -> None:
+def test_a_rate_of_0_is_no_limit() -> None:
     limits = RateLimiter(Config(publish_rate=0, subscribe_rate=0, publish_burst=1, subscribe_burst=1))
     assert taken(lambda: limits.publish(1000, address=HERE, principal=ONE)) == 10_000
     assert taken(limits.stream) == 10_000
@@ -126,15 +126,15 @@ def test_a_rate_of_0_is_none() -> None:
         (Principal(subject="x" * 300 + "\udcff"), Principal(subject="x" * 300 + "\udcfe")),
     ],
 )
-def test_tokens_are_told_apart_by_subject_and_id(clock: Clock, one: Principal, other: Principal) -> None:
+def test_tokens_are_identified_by_subject_and_id(clock: Clock, one: Principal, other: Principal) -> None:
     limits = publishing(burst=10)
     assert left(limits, None, one) == 10
     assert left(limits, None, other) == 10
     assert left(limits, None, one) == 0
 
 
-def test_whether_one_event_may_be_published_is_asked_and_not_counted(clock: Clock) -> None:
-    """Of the token and of the address, of either of which none may be left."""
+def test_checking_for_one_event_takes_none(clock: Clock) -> None:
+    """It checks the buckets of the token and of the address."""
     limits = publishing(rate=1, burst=2)
     ann, bob = Principal(subject="ann"), Principal(subject="bob")
     for _ in range(3):
@@ -153,7 +153,7 @@ def test_whether_one_event_may_be_published_is_asked_and_not_counted(clock: Cloc
 
 
 def test_a_batch_is_allowed_whole_or_not_at_all(clock: Clock) -> None:
-    """What it was refused by has given nothing, and neither has what would have allowed it."""
+    """A refusal takes nothing from either bucket."""
     limits = publishing(burst=100)
     limits.publish(60, address=HERE, principal=ANYONE)
     limits.publish(30, address=None, principal=ONE)
@@ -175,10 +175,10 @@ def test_a_batch_is_allowed_whole_or_not_at_all(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("gone", "count", "after"), [(0.0, 1, 1), (0.0, 8, 1), (0.0, 9, 2), (0.0, 100, 13), (12.4375, 100, 1)]
 )
-def test_a_refusal_says_what_is_allowed_and_when(
+def test_a_refusal_has_the_limit_and_the_wait(
     clock: Clock, address: str | None, principal: Principal, whose: str, gone: float, count: int, after: int
 ) -> None:
-    """429, whose events are too many, the settings, and the whole seconds until so many may be published."""
+    """The 429 has whose limit it is, the settings, and the seconds to wait for this many events."""
     limits = publishing(rate=8, burst=100)
     limits.publish(100, address=address, principal=principal)
     clock.forward(gone)
@@ -195,8 +195,8 @@ def test_a_refusal_says_what_is_allowed_and_when(
 
 
 @pytest.mark.parametrize(("address", "principal"), [(HERE, ANYONE), (None, ONE), (HERE, ONE)])
-def test_who_waits_is_told_for_how_long(clock: Clock, address: str | None, principal: Principal) -> None:
-    """So many seconds later, and not before, so many events are allowed; to be told takes nothing."""
+def test_the_wait_is_exact(clock: Clock, address: str | None, principal: Principal) -> None:
+    """After it this many events are allowed, and not before. Asking for it takes nothing."""
     limits = publishing(rate=8, burst=100)
     assert limits.publish_wait(100, address=address, principal=principal) == 0.0
     for _ in range(3):
@@ -212,16 +212,14 @@ def test_who_waits_is_told_for_how_long(clock: Clock, address: str | None, princ
     ("rate", "burst", "portion"),
     [(5000, 50_000, 250), (100_000, 10**6, 256), (1, 10, 1), (1000, 7, 7), (0, 1, 256)],
 )
-def test_who_may_be_slowed_publishes_in_portions(rate: int, burst: int, portion: int) -> None:
-    """A twentieth of a second's, so that they flow, and no more than a bucket holds."""
+def test_a_slowed_publisher_publishes_in_small_batches(rate: int, burst: int, portion: int) -> None:
+    """They have the events of a twentieth of a second, and no more than the burst."""
     assert publishing(rate, burst).batch_size(256) == portion
 
 
 @pytest.mark.parametrize(("address", "principal"), [(HERE, ANYONE), (HERE, ONE)])
-def test_who_is_refused_for_no_time_at_all_is_refused(
-    clock: Clock, address: str | None, principal: Principal
-) -> None:
-    """Of what rounding leaves, nothing may be taken: the limiter says 0.0 here, and that it refuses."""
+def test_a_wait_of_zero_is_still_a_refusal(clock: Clock, address: str | None, principal: Principal) -> None:
+    """By rounding the limiter refuses with a wait of 0.0."""
     clock.now = 0.1
     limits, count = publishing(rate=5, burst=7), 0
     for _ in range(50):
@@ -235,8 +233,8 @@ def test_who_is_refused_for_no_time_at_all_is_refused(
 @given(start=st.floats(0, 2000), rate=st.integers(1, 60), burst=st.integers(1, 20))
 @example(start=0.1, rate=5, burst=7)
 @example(start=0.1, rate=3, burst=15)
-def test_to_ask_a_bucket_is_to_know_what_taking_would_give(start: float, rate: int, burst: int) -> None:
-    """Whatever is rounded: who is told that it has so many gets them, and who is not is refused."""
+def test_available_events_can_be_taken(start: float, rate: int, burst: int) -> None:
+    """Whatever is rounded, the number returned can be taken, and one more is refused."""
     with pytest.MonkeyPatch.context() as patch:
         clock = stopped(patch)
         clock.now = start
@@ -254,10 +252,10 @@ def test_to_ask_a_bucket_is_to_know_what_taking_would_give(start: float, rate: i
     burst=st.integers(1, 50),
     steps=st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50), st.booleans(), st.booleans()), max_size=60),
 )
-def test_no_way_of_asking_gives_more_than_burst_and_rate(
+def test_no_sequence_of_requests_exceeds_burst_and_rate(
     rate: int, burst: int, steps: list[tuple[float, int, bool, bool]]
 ) -> None:
-    """Of no bucket, by whatever mixture of batches and waits, one and several publishers."""
+    """Batches and waits are mixed, with one or several publishers."""
     with pytest.MonkeyPatch.context() as patch:
         clock = stopped(patch)
         limits, given_to = publishing(rate, burst), {"address": 0, "token": 0}
@@ -271,8 +269,8 @@ def test_no_way_of_asking_gives_more_than_burst_and_rate(
             assert max(given_to.values()) <= most
 
 
-def test_so_many_buckets_are_remembered(clock: Clock, monkeypatch: Patch) -> None:
-    """The one that was not asked for the longest is forgotten, and is full again; the others are not."""
+def test_the_number_of_buckets_is_limited(clock: Clock, monkeypatch: Patch) -> None:
+    """The least recently used is dropped, and is full again. The others stay."""
     monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
     buckets = Buckets(1, 10)
     for key in "abc":
@@ -283,8 +281,8 @@ def test_so_many_buckets_are_remembered(clock: Clock, monkeypatch: Patch) -> Non
     assert [buckets.wait_for(key, 10) > 0.0 for key in "abc"] == [True, False, True]
 
 
-def test_addresses_do_not_have_tokens_forgotten(clock: Clock, monkeypatch: Patch) -> None:
-    """However many there are: a token that has published its events waits, wherever it comes from."""
+def test_buckets_of_addresses_do_not_displace_those_of_tokens(clock: Clock, monkeypatch: Patch) -> None:
+    """A token at its limit stays there, whichever addresses it comes from."""
     monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
     limits = publishing(burst=10)
     assert left(limits, HERE, ONE) == 10
@@ -293,8 +291,7 @@ def test_addresses_do_not_have_tokens_forgotten(clock: Clock, monkeypatch: Patch
     assert left(limits, THERE, ONE) == 0
 
 
-def test_who_is_refused_makes_nobody_forgotten(clock: Clock, monkeypatch: Patch) -> None:
-    """To be refused takes no place in the table."""
+def test_a_refusal_adds_no_bucket(clock: Clock, monkeypatch: Patch) -> None:
     monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
     limits = publishing(burst=10)
     for address in ("192.0.2.1", "192.0.2.2"):
@@ -315,7 +312,7 @@ def opening(rate: int, burst: int) -> RateLimiter:
 
 @pytest.mark.parametrize("burst", [1, 2, 15, 255, 256, 1000, 20_000])
 def test_streams_are_opened_in_a_burst_and_then_at_the_rate(clock: Clock, burst: int) -> None:
-    """Everyone's together; what was counted ahead is less than a two-hundredth of the burst."""
+    """All callers share it. Permits taken in advance are less than a two-hundredth of the burst."""
     limits = opening(8, burst)
     assert taken(limits.stream, most=30_000) == burst
     clock.forward(0.5)
@@ -326,7 +323,7 @@ def test_streams_are_opened_in_a_burst_and_then_at_the_rate(clock: Clock, burst:
     assert burst <= taken(limits.stream, most=30_000) < burst + min(PERMIT_BATCH, 1 + burst // 200)
 
 
-def test_a_refused_stream_is_told_when(clock: Clock) -> None:
+def test_a_refused_stream_gets_the_wait(clock: Clock) -> None:
     limits = opening(2, 10)
     taken(limits.stream)
     with pytest.raises(Problem) as refused:
@@ -342,8 +339,8 @@ def test_a_refused_stream_is_told_when(clock: Clock) -> None:
     assert taken(limits.stream) == 1
 
 
-def test_the_limiter_is_asked_for_a_pack_at_a_time(monkeypatch: Patch) -> None:
-    """It is dear beside all else of counting a stream."""
+def test_the_limiter_is_asked_for_a_batch_of_permits(monkeypatch: Patch) -> None:
+    """Its call is the most expensive part of counting a stream."""
     limits = opening(5000, 20_000)
     asked: list[int] = []
     take = Buckets.take
@@ -358,8 +355,8 @@ def test_the_limiter_is_asked_for_a_pack_at_a_time(monkeypatch: Patch) -> None:
     assert asked == [PERMIT_BATCH] * 3
 
 
-def test_admin_is_not_limited_by_what_strangers_have_of_its_address(clock: Clock) -> None:
-    """They may share a proxy that is not trusted; its token's own bucket holds, and is no part of theirs."""
+def test_admin_is_not_limited_by_others_at_its_address(clock: Clock) -> None:
+    """They may share an untrusted proxy. Its token has its own bucket, apart from theirs."""
     limits = publishing(rate=8, burst=100)
     assert left(limits, HERE) == 100
     admin = Principal(EVERYTHING, subject="operator")
@@ -403,8 +400,8 @@ REFUSED = (
 )
 
 
-async def test_an_address_that_publishes_too_much_is_told_to_wait(serve: Serve, clock: Clock) -> None:
-    """429, with the time in the head; nothing is published, its connection stays, and others publish on."""
+async def test_an_address_beyond_its_rate_gets_a_429(serve: Serve, clock: Clock) -> None:
+    """Retry-After has the wait. Nothing is published, the connection stays, and others can publish."""
     server = await behind_a_proxy(serve)
     client = await server.connect()
     for _ in range(20):
@@ -428,7 +425,7 @@ async def test_an_address_that_publishes_too_much_is_told_to_wait(serve: Serve, 
     ],
 )
 async def test_a_batch_counts_as_its_events(serve: Serve, clock: Clock, headers: str, body: bytes) -> None:
-    """All of them or none; a bad one is refused for what it is, and counts nothing."""
+    """It is published whole or not at all. An invalid batch counts nothing."""
     server = await behind_a_proxy(serve)
     client = await server.connect()
     headers += of("2001:db8::7")
@@ -443,16 +440,16 @@ async def test_a_batch_counts_as_its_events(serve: Serve, clock: Clock, headers:
     assert server.broadcaster.counts.published == 20
 
 
-async def test_this_machine_is_not_limited_by_address(serve: Serve, clock: Clock) -> None:
-    """A back end beside the server publishes what it likes."""
+async def test_loopback_is_not_limited_by_address(serve: Serve, clock: Clock) -> None:
+    """A back end beside the server publishes at any rate."""
     server = await behind_a_proxy(serve, trusted_proxies=())
     client = await server.connect()
     for _ in range(30):
         assert (await client.ask("POST", "/send", body=b"x"))[0] == 200
 
 
-async def test_a_token_is_limited_wherever_it_comes_from(serve: Serve, clock: Clock) -> None:
-    """From this machine too; another token is another's business."""
+async def test_a_token_is_limited_at_every_address(serve: Serve, clock: Clock) -> None:
+    """Loopback is no exception. Another token has its own limit."""
     callers = tuple(CallerRule(name=name, token=name * 20, publish=("*",)) for name in "ab")
     server = await behind_a_proxy(serve, caller=callers)
     client = await server.connect()
@@ -466,7 +463,7 @@ async def test_a_token_is_limited_wherever_it_comes_from(serve: Serve, clock: Cl
 
 
 async def test_streams_beyond_the_rate_are_refused(serve: Serve, clock: Clock) -> None:
-    """429 to a program, a time to come back to a browser; and whoever is there notices nothing."""
+    """A program gets a 429, a browser a reconnection time. Open streams are not affected."""
     server = await serve(subscribe_rate=1, subscribe_burst=2)
     readers = [await server.connect(), await server.connect()]
     for reader in readers:
@@ -488,8 +485,8 @@ async def test_streams_beyond_the_rate_are_refused(serve: Serve, clock: Clock) -
     assert server.broadcaster.counts.opened == 2
 
 
-async def test_more_channels_than_may_be_followed_are_refused(serve: Serve) -> None:
-    """503 to a program, a time to come back to a browser, until a reader has gone; others notice nothing."""
+async def test_channels_beyond_the_limit_are_refused(serve: Serve) -> None:
+    """A program gets a 503, a browser a reconnection time, until a subscriber leaves."""
     server = await serve(subscribed_channels=3)
     reader, gone = await server.subscriber("/events/a,b*"), await server.connect()
     await gone.subscribe(path="/events/c")
@@ -520,8 +517,8 @@ async def test_more_channels_than_may_be_followed_are_refused(serve: Serve) -> N
 
 
 @pytest.mark.both_loops
-async def test_a_stream_that_finds_no_room_behind_its_head_is_ended(serve: Serve, monkeypatch: Patch) -> None:
-    """Others took it meanwhile: the body ends, and whoever comes again is told why."""
+async def test_a_stream_that_loses_its_room_after_its_head_is_ended(serve: Serve, monkeypatch: Patch) -> None:
+    """Others took the last channels meanwhile. The body ends, and the next request gets the reason."""
     server = await serve(subscribed_channels=1)
     other = server.broadcaster.subscribe("other")
     first_frames = server.broadcaster.first_frames
@@ -541,8 +538,8 @@ async def test_a_stream_that_finds_no_room_behind_its_head_is_ended(serve: Serve
     await other.aclose()
 
 
-async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve) -> None:
-    """As many as connections may have without one; a browser is told to come back, and others stay."""
+async def test_streams_behind_a_proxy_are_limited_by_client_address(serve: Serve) -> None:
+    """The limit is that of connections without a proxy. A browser gets a reconnection time."""
     server = await behind_a_proxy(serve, max_connections_per_address=1, anonymous_subscribe=("*",))
     first, second, other = await server.connect(), await server.connect(), await server.connect()
     await first.subscribe(headers=of("192.0.2.1"))
@@ -561,7 +558,7 @@ async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve)
     assert server.broadcaster.client_count == 2
 
 
-def test_what_was_taken_is_remembered_where_the_rates_are_the_same(clock: Clock) -> None:
+def test_buckets_are_kept_if_the_rates_are_the_same(clock: Clock) -> None:
     config = Config(publish_rate=8, publish_burst=4, max_batch=1, subscribe_rate=8, subscribe_burst=4)
     before = RateLimiter(config)
     assert left(before, HERE, ONE) == 4

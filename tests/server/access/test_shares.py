@@ -1,4 +1,4 @@
-"""Shares: what one caller may hold of what all use, and that others, and an admin, find room."""
+"""Shares: limits of one caller, so that others and an admin find room."""
 
 import logging
 from typing import Any
@@ -31,7 +31,7 @@ def from_address(host: str) -> str:
 
 
 def test_a_request_counts_for_its_address_and_its_credential() -> None:
-    """The loopback is no address that counts, and who may administer counts for nobody."""
+    """A loopback address does not count, and an admin counts for neither."""
     one = Principal(subject="one", static=True)
     assert callers_of(Principal(), None) == ()
     assert callers_of(Principal(), "192.0.2.1") == ("192.0.2.1",)
@@ -45,7 +45,10 @@ def test_a_request_counts_for_its_address_and_its_credential() -> None:
 
 
 async def follow_all(serve: Serve, hosts: list[str]) -> tuple[Any, dict[str, int]]:
-    """Follow one more channel from each address in turn until all are refused; return how many each has."""
+    """Subscribe from each address in turn to new channels until all are refused.
+
+    Return the channels of each.
+    """
     server = await serve(**PROXY, subscribed_channels=30)
     held, left = dict.fromkeys(hosts, 0), set(hosts)
     while left:
@@ -62,8 +65,8 @@ async def follow_all(serve: Serve, hosts: list[str]) -> tuple[Any, dict[str, int
     return server, held
 
 
-async def test_two_addresses_do_not_take_all_channels(serve: Serve, caplog: Caplog) -> None:
-    """A third finds as much as each has; what was refused is counted, and told once, by whose it is."""
+async def test_two_addresses_cannot_take_all_channels(serve: Serve, caplog: Caplog) -> None:
+    """A third gets as many as each. A refusal is counted, and logged once with its address."""
     hosts = ["192.0.2.1", "192.0.2.2"]
     with caplog.at_level(logging.WARNING, "sse_broadcast.shares"):
         server, held = await follow_all(serve, hosts)
@@ -84,8 +87,8 @@ async def test_two_addresses_do_not_take_all_channels(serve: Serve, caplog: Capl
     ]
 
 
-async def test_an_admin_is_never_refused_for_what_others_took(serve: Serve) -> None:
-    """Channels and streams, rates and the room of its address are none of its limits."""
+async def test_an_admin_is_not_refused_for_what_others_use(serve: Serve) -> None:
+    """None of their channels, streams, rates and connections counts for it."""
     server = await serve(
         **PROXY,
         subscribed_channels=2,
@@ -104,7 +107,7 @@ async def test_an_admin_is_never_refused_for_what_others_took(serve: Serve) -> N
         assert head.startswith(b"HTTP/1.1 200")
 
 
-async def test_what_a_caller_followed_is_its_own_again_when_it_leaves(serve: Serve) -> None:
+async def test_a_caller_gets_its_channels_back_when_it_leaves(serve: Serve) -> None:
     server = await serve(**PROXY, subscribed_channels=30, caller=(caller("one", subscribe=("*",)),))
     clients = []
     for channels in ("a", "a", "a,b", "a,b", "b,c*"):
@@ -120,8 +123,8 @@ async def test_what_a_caller_followed_is_its_own_again_when_it_leaves(serve: Ser
     await until(lambda: not followed_of(shares))
 
 
-async def test_bodies_that_are_being_read_are_shared() -> None:
-    """One caller may hold a half, and whoever comes next as much as is left."""
+async def test_bodies_being_read_have_shares() -> None:
+    """One caller may have half of the room, and the next one half of the rest."""
     shares = shares_of(max_event=1000, max_body=1000)
     total = BODIES * largest_body(Config(max_event=1000, max_body=1000))
     shares.hold(("a",), total // 2)
@@ -137,7 +140,7 @@ async def test_bodies_that_are_being_read_are_shared() -> None:
     assert (shares.body_bytes, held_bytes_of(shares)) == (0, {})
 
 
-async def test_one_address_does_not_take_the_rate_of_streams(serve: Serve) -> None:
+async def test_one_address_cannot_take_the_rate_of_streams(serve: Serve) -> None:
     server = await serve(**PROXY, subscribe_rate=4, subscribe_burst=8)
     found: list[Answer] = []
     for host in ["192.0.2.1"] * 2:
@@ -149,8 +152,8 @@ async def test_one_address_does_not_take_the_rate_of_streams(serve: Serve) -> No
     assert b" 200 " in await client.subscribe(headers=from_address("192.0.2.2"))
 
 
-async def test_what_is_followed_already_has_room_for_everyone() -> None:
-    """A caller beyond its share may follow what costs nothing more."""
+async def test_channels_with_subscribers_are_open_beyond_a_share() -> None:
+    """They cost nothing more."""
     shares = shares_of()
     shares.follow(("a",), Selector.parse("x", "y", "z"), new=3, left=3)
     with pytest.raises(Problem, match="would have 4"):
