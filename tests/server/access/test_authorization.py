@@ -595,7 +595,9 @@ SHOWN = (
 
 
 def test_the_table_of_places_is_in_the_documents() -> None:
-    assert table(["where the token is", "of", "gets"], [(s.what, s.action, s.gets) for s in SHOWN]) in SECURITY
+    assert (
+        table(["where the token is", "of", "gets"], [(s.what, s.action, s.gets) for s in SHOWN]) in SECURITY
+    )
 
 
 @pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: f"{shown.action}, {shown.what}")
@@ -603,7 +605,9 @@ async def test_the_first_place_with_a_token_counts(serve: Serve, shown: Placemen
     """A bad token there is an error: neither the next place nor anonymous access is tried."""
     reader = caller("reader", subscribe=("a",), publish=("a",), inspect=("*",))
     server = await serve(caller=(reader,), token=STATIC, cookie=COOKIE, cors_origins=(APP,))
-    action = Action(shown.action.method, shown.path or shown.action.path, shown.action.headers, shown.action.body)
+    action = Action(
+        shown.action.method, shown.path or shown.action.path, shown.action.headers, shown.action.body
+    )
     answer = await action.at(server, shown.headers)
     assert answer.status == shown.gets
     assert ("access-control-allow-origin" in answer.headers) == (APP in shown.headers)

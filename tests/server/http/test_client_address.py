@@ -1,4 +1,4 @@
-"""Whose request it is: behind proxies that are believed, and behind those that are not."""
+"""Client address: of requests through trusted proxies and through others."""
 
 import asyncio
 import ipaddress
@@ -30,14 +30,14 @@ def proxies(*trusted: str, **settings: Any) -> Proxies:
 
 
 class Tcp(asyncio.Transport):
-    """The connection of a peer, whatever has become of it."""
+    """The connection of a peer, in any state."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return types.SimpleNamespace(family=socket.AF_INET) if name == "socket" else default
 
 
 def request(remote: str, *headers: tuple[str, str]) -> web.Request:
-    """Return a request of a peer; headers may come more than once."""
+    """Return a request of a peer. A header may come more than once."""
     made = make_mocked_request("POST", "/send", headers=CIMultiDict(headers), transport=Tcp())
     return made.clone(remote=remote)
 
@@ -61,14 +61,14 @@ def request(remote: str, *headers: tuple[str, str]) -> web.Request:
         (None, None),
     ],
 )
-def test_an_address_is_counted_by_this(host: str | None, counted: str | None) -> None:
-    """IPv4 each, of IPv6 the site; this machine is not counted, and what is no address neither."""
+def test_connections_are_counted_by_this_key(host: str | None, counted: str | None) -> None:
+    """It is an IPv4 address or the /64 of an IPv6 one. Loopback and what is no address is not counted."""
     assert key(host) == counted
 
 
 @pytest.mark.parametrize("remote", ["192.0.2.1", "127.0.0.1", "2001:db8::1"])
 @pytest.mark.parametrize("trusted", [(), ("10.0.0.0/8", "unix")])
-def test_who_is_no_trusted_proxy_speaks_for_itself(remote: str, trusted: tuple[str, ...]) -> None:
+def test_headers_of_an_untrusted_peer_are_ignored(remote: str, trusted: tuple[str, ...]) -> None:
     said = request(remote, (XFF, "203.0.113.9"), ("Forwarded", "for=203.0.113.9"))
     for header in ProxyHeader:
         assert proxies(*trusted, proxy_header=header).client(said) == remote
@@ -83,14 +83,14 @@ FORWARDED_FOR: list[tuple[list[str], str]] = [
     (["[2001:DB8::9]"], "2001:db8::9"),
     (["[2001:db8::9]:4711"], "2001:db8::9"),
     (["::ffff:203.0.113.9"], "203.0.113.9"),
-    # From the right, to the first that is not trusted.
+    # From the right, to the first address that is not trusted.
     (["198.51.100.1, 203.0.113.9"], "203.0.113.9"),
     (["198.51.100.1,203.0.113.9,10.0.0.3, 10.0.0.2"], "203.0.113.9"),
     (["198.51.100.1", "203.0.113.9, 10.0.0.3", "10.0.0.2"], "203.0.113.9"),
     (["203.0.113.9, 2001:db8:ffff::2"], "203.0.113.9"),
-    # Nobody but proxies: the first of them.
+    # All are proxies: the first one.
     (["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-    # What cannot be read ends it, and what is left of that is nobody's word.
+    # An entry that is no address ends the list. Entries before it may be forged.
     ([""], PROXY),
     (["unknown"], PROXY),
     (["203.0.113.9, unknown"], PROXY),
@@ -114,8 +114,8 @@ def test_a_trusted_proxy_names_its_client_in_x_forwarded_for(lines: list[str], c
     assert proxies(*TRUSTED).client(said) == client
 
 
-def test_what_a_proxy_wrote_is_remembered_for_that_proxy_and_if_it_is_short() -> None:
-    """The same header of another proxy is read anew; who writes long ones fills no memory."""
+def test_a_parsed_header_is_cached_per_proxy_if_it_is_short() -> None:
+    """Another proxy's header is parsed again. Long headers fill no memory."""
     known = proxies(*TRUSTED)
     for _ in range(2):
         assert known.client(request(PROXY, (XFF, "unknown"))) == PROXY
@@ -153,21 +153,24 @@ FORWARDED: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("lines", "client"), FORWARDED, ids=range(len(FORWARDED)))
 def test_a_trusted_proxy_names_its_client_in_forwarded(lines: list[str], client: str) -> None:
-    """Where that is the header which the proxies write (RFC 7239); quoted or, as some do, not."""
+    """This holds if Forwarded (RFC 7239) is the configured header.
+
+    Quotes are optional: some proxies omit them.
+    """
     said = request(PROXY, *(("Forwarded", line) for line in lines))
     assert proxies(*TRUSTED, proxy_header=ProxyHeader.FORWARDED).client(said) == client
 
 
-def test_a_header_that_the_proxies_do_not_write_is_not_read() -> None:
-    """It is the client's own, and passed on as it came."""
+def test_the_header_that_is_not_configured_is_ignored() -> None:
+    """Proxies pass it on as the client sent it."""
     said = request(PROXY, (XFF, "203.0.113.9"), ("Forwarded", "for=198.51.100.1"))
     assert proxies(*TRUSTED).client(said) == "203.0.113.9"
     assert proxies(*TRUSTED, proxy_header=ProxyHeader.FORWARDED).client(said) == "198.51.100.1"
     assert proxies(*TRUSTED).client(request(PROXY, ("Forwarded", "for=198.51.100.1"))) == PROXY
 
 
-def test_so_many_proxies_may_be_in_a_row() -> None:
-    """A list that goes on beyond is read as far, however long it is."""
+def test_a_chain_of_proxies_is_limited_in_length() -> None:
+    """A longer list is read up to the limit."""
     row = ", ".join(["10.0.0.2"] * (HOPS - 1))
     assert proxies(*TRUSTED).client(request(PROXY, (XFF, f"203.0.113.9, {row}"))) == "203.0.113.9"
     long = ", ".join(["203.0.113.9"] + ["10.0.0.3"] * 5000 + ["10.0.0.2"] * HOPS)
@@ -186,7 +189,7 @@ def test_so_many_proxies_may_be_in_a_row() -> None:
         ("", False),
     ],
 )
-def test_an_address_is_a_proxys_if_a_network_has_it(remote: str, trusted: bool) -> None:  # noqa: FBT001
+def test_an_address_is_trusted_if_a_network_has_it(remote: str, trusted: bool) -> None:  # noqa: FBT001
     assert proxies(*TRUSTED).trusts(remote) is trusted
     assert proxies().trusts(remote) is False
     client = proxies(*TRUSTED).client(request(remote, (XFF, "203.0.113.9")))
@@ -194,7 +197,7 @@ def test_an_address_is_a_proxys_if_a_network_has_it(remote: str, trusted: bool) 
 
 
 async def answer_over(path: Path, believing: Proxies, *headers: str, own: Path | None = None) -> bytes:
-    """Ask over a UNIX socket who one is, maybe from a socket that has a path of its own."""
+    """Request the client address over a UNIX socket, optionally from a socket with a path of its own."""
 
     async def who(asking: web.Request) -> web.Response:
         return web.Response(text=str(believing.client(asking)))
@@ -219,8 +222,8 @@ async def answer_over(path: Path, believing: Proxies, *headers: str, own: Path |
 
 
 @pytest.mark.both_loops
-async def test_who_comes_by_a_unix_socket_has_no_address(tmp_path: Path) -> None:
-    """Unless it is a proxy that is trusted, and then it is its client's."""
+async def test_a_client_of_a_unix_socket_has_no_address(tmp_path: Path) -> None:
+    """If UNIX sockets are trusted, the proxy names the address."""
     path, header = tmp_path / "server.sock", f"{XFF}: 203.0.113.9"
     assert await answer_over(path, proxies("10.0.0.0/8"), header) == b"None"
     assert await answer_over(path, proxies("unix")) == b"None"
@@ -230,12 +233,12 @@ async def test_who_comes_by_a_unix_socket_has_no_address(tmp_path: Path) -> None
 
 
 @pytest.mark.both_loops
-async def test_who_comes_by_tcp_is_no_unix_socket() -> None:
+async def test_a_client_of_tcp_is_not_one_of_a_unix_socket() -> None:
     assert proxies("unix").client(request("", (XFF, "203.0.113.9"))) is None
     assert proxies("unix").client(request("192.0.2.1", (XFF, "203.0.113.9"))) == "192.0.2.1"
 
 
-# What a client may send, and what a proxy makes of it.
+# Forged headers behind a proxy that adds its own entry.
 
 TEXT = st.text(st.characters(max_codepoint=0xFF, exclude_characters="\r\n\0"), max_size=80)
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).filter(
@@ -257,7 +260,7 @@ Headers = list[tuple[str, str]]
 
 
 def appended(sent: Headers, name: str, member: str, *, own_line: bool) -> Headers:
-    """Give the headers as a proxy passes them on, with what it knows: on the last line, or one of its own."""
+    """Return the headers as a proxy passes them on, with its own entry on the last line or on a new one."""
     at = [index for index, (header, _) in enumerate(sent) if header == name]
     if own_line or not at:
         return [*sent, (name, member)]
@@ -277,7 +280,7 @@ def test_no_header_gives_a_client_another_address(
     attacker: ipaddress.IPv4Address | ipaddress.IPv6Address,
     own_line: bool,  # noqa: FBT001
 ) -> None:
-    """Behind a trusted proxy that appends to X-Forwarded-For, whatever the client sent, of Forwarded too."""
+    """The trusted proxy appends to X-Forwarded-For. The client may send any, and Forwarded too."""
     passed = appended(sent, "x-forwarded-for", str(attacker), own_line=own_line)
     assert proxies(*TRUSTED).client(request(PROXY, *passed)) == canonical(attacker)
 
@@ -306,7 +309,7 @@ def test_no_header_gives_a_client_another_address_in_forwarded(
     own_line: bool,  # noqa: FBT001
     more: str,
 ) -> None:
-    """Nor behind one that appends to Forwarded: a quote that the client opens swallows nothing of it."""
+    """The trusted proxy appends to Forwarded. An opened quote of the client does not swallow its entry."""
     node = str(attacker) if attacker.version == 4 else f'"[{attacker}]:4711"'
     passed = appended(sent, "forwarded", f"for={node}{more}", own_line=own_line)
     believing = proxies(*TRUSTED, proxy_header=ProxyHeader.FORWARDED)
@@ -314,8 +317,8 @@ def test_no_header_gives_a_client_another_address_in_forwarded(
 
 
 @given(sent=HOSTILE)
-def test_no_header_is_too_much_for_it(sent: Headers) -> None:
-    """From a proxy that adds nothing it is an address or nobody, and no error."""
+def test_no_header_raises_an_error(sent: Headers) -> None:
+    """The trusted proxy adds no entry. The result is an address or none."""
     for header in ProxyHeader:
         client = proxies(*TRUSTED, proxy_header=header).client(request(PROXY, *sent))
         assert client is not None
@@ -335,10 +338,10 @@ def test_no_header_is_too_much_for_it(sent: Headers) -> None:
         (("10.0.0.1",), "10.0.0.1", "Forwarded", "proxy_header is x-forwarded-for"),
     ],
 )
-def test_a_proxy_that_is_not_believed_is_told_of_once(
+def test_an_untrusted_proxy_is_logged_once(
     caplog: Caplog, trusted: tuple[str, ...], remote: str, header: str, why: str
 ) -> None:
-    """Who it is, what it sent and which setting would have it believed; and none of what it said."""
+    """The line has its address, the header and the setting to trust it, and nothing of the header's value."""
     believing = proxies(*trusted)
     for _ in range(3):
         believing.client(request(remote, (header, "203.0.113.9")))
@@ -350,8 +353,8 @@ def test_a_proxy_that_is_not_believed_is_told_of_once(
     )
 
 
-def test_nothing_is_told_of_where_nothing_is_wrong(caplog: Caplog) -> None:
-    """No such header, a proxy that is believed, or no limit by address that it would matter to."""
+def test_no_warning_without_a_problem(caplog: Caplog) -> None:
+    """There is no such header, the proxy is trusted, or no limit depends on the address."""
     said = (XFF, "203.0.113.9")
     proxies().client(request("192.0.2.1"))
     proxies("10.0.0.1").client(request("10.0.0.1", said, ("Forwarded", "for=203.0.113.9")))

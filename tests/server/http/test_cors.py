@@ -1,4 +1,4 @@
-"""CORS: what pages of other origins may send, and read of the answers."""
+"""CORS: the requests that pages of other origins may send, and the responses they may read."""
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -23,7 +23,7 @@ def origin(value: str) -> str:
 
 
 def told(answer: Answer) -> dict[str, str]:
-    """Return what an answer says to browsers."""
+    """Return the CORS headers of a response."""
     return {
         name: value
         for name, value in answer.headers.items()
@@ -68,10 +68,10 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)
-async def test_every_answer_can_be_read_by_pages_of_an_allowed_origin(
+async def test_pages_of_an_allowed_origin_can_read_every_response(
     serve: Serve, method: str, path: str, headers: str, body: bytes, status: int
 ) -> None:
-    """Errors too, or a browser would show each of them as a fault of CORS."""
+    """Errors are among them: otherwise a browser reports each one as an error of CORS."""
     server = await serve(**ORIGINS, token=STATIC)
     headers += bearer(STATIC)
     answer = await ask(server, method, path, headers=headers + origin(APP), body=body)
@@ -83,15 +83,15 @@ async def test_every_answer_can_be_read_by_pages_of_an_allowed_origin(
 @pytest.mark.parametrize(
     ("headers", "status"), [("", 401), (bearer("x"), 401), (bearer(static("reader")), 403)]
 )
-async def test_refusals_can_be_read_too(serve: Serve, headers: str, status: int) -> None:
-    """A page must know whether to ask for another token."""
+async def test_pages_of_an_allowed_origin_can_read_refusals(serve: Serve, headers: str, status: int) -> None:
+    """A page must know when it needs another token."""
     server = await serve(**ORIGINS, caller=(caller("reader", subscribe=("b",)),))
     answer = await ask(server, "GET", "/events/a", headers=headers + origin(APP))
     assert (answer.status, told(answer)) == (status, OPENED)
 
 
-async def test_an_open_server_tells_an_allowed_page_of_its_mistakes(serve: Serve) -> None:
-    """421 and 403 go to pages of no allowed origin, and say nothing to them."""
+async def test_allowed_pages_can_read_the_mistakes_an_open_server_refuses(serve: Serve) -> None:
+    """Pages of other origins get 421 and 403 without CORS headers."""
     server = await serve(**ORIGINS)
     answer = await ask(server, "GET", "/status", headers=origin(APP), host="evil.example")
     assert (answer.status, told(answer)) == (421, OPENED)
@@ -100,10 +100,10 @@ async def test_an_open_server_tells_an_allowed_page_of_its_mistakes(serve: Serve
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)
-async def test_a_foreign_page_reads_nothing(
+async def test_a_foreign_page_cannot_read_a_response(
     serve: Serve, method: str, path: str, headers: str, body: bytes, status: int
 ) -> None:
-    """Whatever it is answered: a cache is told that this is for no other page."""
+    """Vary keeps caches from serving it to another origin."""
     server = await serve(**ORIGINS, token=STATIC)
     headers += bearer(STATIC)
     for said in ("", origin(FOREIGN)):
@@ -131,7 +131,7 @@ async def test_a_foreign_page_reads_nothing(
         "http://localhost:30000",
     ],
 )
-async def test_an_origin_is_exactly_one_of_those(serve: Serve, value: str) -> None:
+async def test_an_origin_is_compared_exactly(serve: Serve, value: str) -> None:
     server = await serve(**ORIGINS, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
     assert told(answer) == {"vary": "Origin"}
@@ -140,7 +140,7 @@ async def test_an_origin_is_exactly_one_of_those(serve: Serve, value: str) -> No
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)
-async def test_it_is_closed_by_default(
+async def test_no_other_origin_is_allowed_by_default(
     serve: Serve, method: str, path: str, headers: str, body: bytes, status: int
 ) -> None:
     server = await serve(token=STATIC)
@@ -153,7 +153,7 @@ APPS = ("capacitor://localhost", "chrome-extension://abcdefghijklmnop", "ionic:/
 
 
 @pytest.mark.parametrize("value", APPS)
-async def test_an_app_may_be_an_origin(serve: Serve, value: str) -> None:
+async def test_the_origin_of_an_app_may_be_allowed(serve: Serve, value: str) -> None:
     server = await serve(cors_origins=APPS, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
     assert told(answer) == {**OPENED, "access-control-allow-origin": value}
@@ -178,8 +178,8 @@ BELOW = {"cors_origins": ("https://*.example.com", "http://*.localhost:3000", "h
         "https://example.org",
     ],
 )
-async def test_all_origins_below_a_name_may_be_allowed(serve: Serve, value: str) -> None:
-    """Those of one label in front of it and of several; the answer names the very one that asked."""
+async def test_all_subdomains_of_a_name_may_be_allowed(serve: Serve, value: str) -> None:
+    """They may have several labels. The response has the origin of the request."""
     server = await serve(**BELOW, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
     assert (answer.status, told(answer)) == (200, {**OPENED, "access-control-allow-origin": value})
@@ -190,7 +190,7 @@ async def test_all_origins_below_a_name_may_be_allowed(serve: Serve, value: str)
 @pytest.mark.parametrize(
     "value",
     [
-        "https://example.com",  # the apex is not below itself
+        "https://example.com",  # the name itself is not its own subdomain
         "http://a.example.com",
         "https://a.example.com:8443",
         "https://a.example.com.evil.example",
@@ -214,20 +214,20 @@ async def test_all_origins_below_a_name_may_be_allowed(serve: Serve, value: str)
         "",
     ],
 )
-async def test_an_origin_that_is_not_below_a_name_is_foreign(serve: Serve, value: str) -> None:
-    """Never the name itself, never another scheme or port, and `null` never."""
+async def test_other_origins_do_not_match_a_wildcard(serve: Serve, value: str) -> None:
+    """The name itself does not, nor another scheme or port, nor `null`."""
     server = await serve(**BELOW, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
     assert (answer.status, told(answer)) == (200, {"vary": "Origin"})
 
 
-async def test_a_page_below_a_name_may_use_an_open_server(serve: Serve) -> None:
+async def test_a_page_of_an_allowed_subdomain_may_use_an_open_server(serve: Serve) -> None:
     server = await serve(**BELOW)
     for value, status in (("https://a.example.com", 200), ("https://example.com", 403), ("null", 403)):
         assert (await ask(server, "GET", "/status", headers=origin(value))).status == status
 
 
-def test_origins_are_those_that_are_named() -> None:
+def test_allowed_origins_are_those_configured() -> None:
     assert not Origins(())
     assert Origins((APP,))
     assert Origins(("https://*.example.com",))
@@ -240,7 +240,7 @@ def test_origins_are_those_that_are_named() -> None:
     ("value", "host", "secure", "same"),
     [
         ("http://a.example", "a.example", False, True),
-        ("https://a.example", "a.example", False, True),  # behind a proxy that speaks TLS for us
+        ("https://a.example", "a.example", False, True),  # The proxy in front terminates TLS.
         ("https://a.example", "a.example", True, True),
         ("http://a.example", "a.example", True, False),
         ("HTTP://A.example:8000", "a.EXAMPLE:8000", False, True),
@@ -252,10 +252,10 @@ def test_origins_are_those_that_are_named() -> None:
         ("", "", False, False),
     ],
 )
-def test_a_page_of_our_own_address_is_of_the_same_origin(
+def test_a_page_of_the_servers_own_address_is_same_origin(
     value: str, host: str, *, secure: bool, same: bool
 ) -> None:
-    """By the name with which it asks us, port included."""
+    """The address is the Host of the request with its port."""
     request = make_mocked_request("GET", "/", {"Host": host, "Origin": value})
     request = request.clone(scheme="https" if secure else "http")
     assert is_same_origin(value, request) == same
@@ -263,7 +263,7 @@ def test_a_page_of_our_own_address_is_of_the_same_origin(
     assert Cors((value,)).kept_from(request) is None
 
 
-def test_a_client_that_names_no_origin_is_kept_from_nothing() -> None:
+def test_a_request_without_an_origin_is_not_restricted() -> None:
     assert Cors((APP,)).kept_from(make_mocked_request("GET", "/", {"Host": "x"})) is None
 
 
@@ -294,7 +294,10 @@ def asking(value: str, method: str) -> str:
     ],
 )
 async def test_a_preflight_is_answered(serve: Serve, path: str, methods: str) -> None:
-    """Without a credential, which browsers do not send with it; the methods and headers that may be used."""
+    """It has no credential, as browsers send none with it.
+
+    The response has the allowed methods and headers.
+    """
     server = await serve(**ORIGINS, token=STATIC)
     answer = await ask(server, "OPTIONS", path, headers=asking(APP, "POST"))
     assert answer.status == 204
@@ -315,31 +318,31 @@ async def test_a_preflight_of_a_foreign_page_allows_nothing(serve: Serve) -> Non
         assert (answer.status, told(answer)) == (204, {"vary": "Origin"})
 
 
-async def test_a_question_for_options_is_no_preflight(serve: Serve) -> None:
-    """Of an allowed page without Access-Control-Request-Method: told as any answer is."""
+async def test_options_without_a_requested_method_is_no_preflight(serve: Serve) -> None:
+    """Such a request of an allowed page gets the CORS headers of any response."""
     server = await serve(**ORIGINS)
     assert told(await ask(server, "OPTIONS", "/send", headers=origin(APP))) == OPENED
 
 
-async def test_a_preflight_for_what_is_not_there_is_told(serve: Serve) -> None:
+async def test_a_preflight_for_an_unknown_path_can_be_read(serve: Serve) -> None:
     server = await serve(**ORIGINS)
     answer = await ask(server, "OPTIONS", "/nope", headers=asking(APP, "POST"))
     assert (answer.status, told(answer)) == (404, OPENED)
 
 
-async def test_what_another_listener_serves_is_not_there_for_pages_either(serve: Serve) -> None:
+async def test_endpoints_of_another_listener_are_unknown_to_pages_too(serve: Serve) -> None:
     listener = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE,))
     server = await serve(**ORIGINS, listener=(listener,))
     answer = await ask(server, "POST", "/send", headers=origin(APP), body=b"x")
     assert (answer.status, told(answer)) == (404, OPENED)
 
 
-# Streams that are turned away.
+# Rejected streams.
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
-async def test_whoever_has_too_many_streams_is_told_across_origins(serve: Serve, accept: str) -> None:
-    """An EventSource that could not read its answer would never come back."""
+async def test_a_refusal_for_too_many_streams_can_be_read_across_origins(serve: Serve, accept: str) -> None:
+    """An EventSource that cannot read a response never reconnects."""
     server, reader = await serve.connected(**ORIGINS, token=STATIC, max_connections_per_token=1)
     await reader.subscribe(headers=bearer(STATIC))
     await until(lambda: server.broadcaster.client_count == 1)
@@ -348,7 +351,7 @@ async def test_whoever_has_too_many_streams_is_told_across_origins(serve: Serve,
     assert (answer.status, told(answer)) == (200 if "event-stream" in accept else 429, OPENED)
 
 
-async def test_a_server_that_stops_tells_it_across_origins(serve: Serve) -> None:
+async def test_a_refusal_while_draining_can_be_read_across_origins(serve: Serve) -> None:
     server = await serve(**ORIGINS)
     await server.broadcaster.close(timeout=1)
     answer = await ask(server, "GET", "/events", headers=origin(APP))
@@ -357,8 +360,8 @@ async def test_a_server_that_stops_tells_it_across_origins(serve: Serve) -> None
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
-async def test_a_full_server_tells_it_across_origins(serve: Serve, accept: str) -> None:
-    """Who is not let in at all is answered by the door, which knows the origins too."""
+async def test_a_rejected_connection_can_be_read_across_origins(serve: Serve, accept: str) -> None:
+    """Admission control knows the allowed origins too."""
     server, keeper = await serve.connected(**ORIGINS, max_connections=1)
     await keeper.subscribe()
     for said, expected in ((origin(APP), OPENED), (origin(FOREIGN), {"vary": "Origin"})):

@@ -1,4 +1,4 @@
-"""GET /healthz and /readyz, and what makes a server not ready."""
+"""GET /healthz and /readyz: the reasons for not being ready."""
 
 import asyncio
 import re
@@ -28,14 +28,14 @@ async def test_a_server_is_ready_until_it_drains() -> None:
     assert (readiness.fault, readiness.draining) == (DRAINING_FAULT, True)
 
 
-async def test_a_broadcaster_that_is_closed_is_not_ready() -> None:
+async def test_a_closed_broadcaster_is_not_ready() -> None:
     broadcaster = Broadcaster()
     readiness = Readiness(broadcaster)
     await broadcaster.close(timeout=1)
     assert readiness.fault == DRAINING_FAULT
 
 
-async def test_a_backend_that_is_away_is_a_fault_and_comes_back(monkeypatch: Patch) -> None:
+async def test_a_backend_outage_makes_the_server_not_ready_until_it_ends(monkeypatch: Patch) -> None:
     broadcaster = Broadcaster()
     readiness = Readiness(broadcaster)
     away: list[str | None] = ["connection refused"]
@@ -51,8 +51,8 @@ programs = pytest.fixture(process.programs)
 @pytest.mark.parametrize(
     ("path", "body"), [("/healthz", b'{"status":"alive"}\n'), ("/readyz", b'{"status":"ready"}\n')]
 )
-async def test_it_says_so(server: Server, path: str, body: bytes) -> None:
-    """As JSON that no cache keeps; HEAD says the same without it."""
+async def test_health_is_json_that_is_not_cached(server: Server, path: str, body: bytes) -> None:
+    """HEAD has the same response without its body."""
     answer = await ask(server, "GET", path)
     assert (answer.status, answer.body) == (200, body)
     assert answer.headers["content-type"] == "application/json"
@@ -66,8 +66,8 @@ async def test_it_says_so(server: Server, path: str, body: bytes) -> None:
     "headers",
     ["", bearer("not-good-0123456789"), bearer("a") + bearer("b"), "Origin: https://evil.example\r\n"],
 )
-async def test_it_is_open_to_everyone(serve: Serve, path: str, headers: str) -> None:
-    """Whatever is configured, whoever asks under whatever name, at every listener."""
+async def test_health_needs_no_credential(serve: Serve, path: str, headers: str) -> None:
+    """This holds for every configuration, host name and listener."""
     listeners = [ListenerRule(host="0.0.0.0", port=0, endpoints=(endpoint,)) for endpoint in Endpoint]
     for listener in listeners:
         server = await serve(token=STATIC, listener=(listener,))
@@ -76,8 +76,8 @@ async def test_it_is_open_to_everyone(serve: Serve, path: str, headers: str) -> 
 
 
 @pytest.mark.both_loops
-async def test_a_server_that_stops_is_alive_and_not_ready(server: Server, client: RawClient) -> None:
-    """On connections that are still there; whoever balances load looks elsewhere from then on."""
+async def test_a_draining_server_is_alive_and_not_ready(server: Server, client: RawClient) -> None:
+    """It answers on open connections, so that load balancers send no more requests."""
     assert (await client.ask("GET", "/readyz"))[0] == 200
     await server.broadcaster.close(timeout=1)
     assert (await client.ask("GET", "/healthz"))[0] == 200
@@ -87,8 +87,8 @@ async def test_a_server_that_stops_is_alive_and_not_ready(server: Server, client
     assert answer.detail == "draining: the server is shutting down"
 
 
-async def test_a_backend_that_is_away_is_told_of(server: Server, monkeypatch: Patch) -> None:
-    """Not ready, with the reason; alive all the same, since starting anew would not bring it back."""
+async def test_a_backend_outage_is_reported(server: Server, monkeypatch: Patch) -> None:
+    """The server is not ready, with the reason. It is alive, since a restart would not help."""
     monkeypatch.setattr(InstrumentedBackend, "outage", property(lambda _: "no answer in 5 s"))
     answer = await ask(server, "GET", "/readyz")
     assert (answer.status, answer.detail) == (503, "backend: no answer in 5 s")
@@ -107,15 +107,15 @@ LOAD = str(Path(load.__file__))
 
 
 def probe_timeout() -> float:
-    """Return the seconds that the image's health check may take."""
+    """Return the time-out of the image's health check in seconds."""
     found = re.search(r"^HEALTHCHECK .*--timeout=(\d+)s ", IMAGE.read_text(), re.MULTILINE)
     assert found is not None
     return float(found[1])
 
 
 @pytest.mark.both_loops
-async def test_it_is_answered_in_time_under_full_load(programs: Programs) -> None:
-    """With more published than can be written: each probe has its answer before its supervisor gives up."""
+async def test_health_checks_are_answered_in_time_under_full_load(programs: Programs) -> None:
+    """More is published than can be written. Each probe has its response before its time-out."""
     flags = ("--publish-rate", "0", "--overflow", "drop-oldest", "--log-level", "warning")
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     serving = await programs.serve(*flags, "--event-loop", loop)
@@ -127,13 +127,13 @@ async def test_it_is_answered_in_time_under_full_load(programs: Programs) -> Non
         for path in ("/healthz", "/readyz"):
             async with asyncio.timeout(patience), aiohttp.request("GET", serving.url + path) as answer:
                 assert answer.status == 200
-        # The command has a deadline of its own, which begins when Python has started.
+        # The command's own deadline begins once Python has started.
         assert await (await programs.cli("health", "--url", serving.url)).ended() == Ended(0)
         published = await counted(serving, more_than=published)
 
 
 async def counted(serving: Serving, *, more_than: int) -> int:
-    """Return how many events were published, once they are more: the load is there, and goes on."""
+    """Return the number of published events once it has grown: the load is running."""
     async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(serving.url) as session:
         while True:
             async with session.get("/status") as answer:

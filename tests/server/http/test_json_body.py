@@ -1,4 +1,4 @@
-"""JSON bodies, and what is said of those that are none or have another shape."""
+"""JSON bodies: decoding, and the errors for invalid JSON or another shape."""
 
 import json
 from typing import Annotated
@@ -19,7 +19,7 @@ from tests.support.problems import refused
 
 
 class Parcel(msgspec.Struct, forbid_unknown_fields=True):
-    """A shape with members of every kind."""
+    """A type with members of every kind."""
 
     name: str
     weight: Annotated[float, msgspec.Meta(ge=1)] | None = None
@@ -78,8 +78,8 @@ def test_an_object_of_the_shape_is_decoded() -> None:
         ('{"a`b": 1}', f"a`b: unknown member; {KNOWN} are known"),
     ],
 )
-def test_another_shape_is_said_in_plain_words(body: str, detail: str) -> None:
-    """Which member, what it must be, what it is; in an array, which item too."""
+def test_an_error_of_shape_is_in_plain_words(body: str, detail: str) -> None:
+    """It has the member, what it must be and what it is, and in an array the item."""
     with refused(422, detail):
         SHAPE.decode(body.encode())
     with refused(422, f"item 2: {detail}"):
@@ -87,7 +87,7 @@ def test_another_shape_is_said_in_plain_words(body: str, detail: str) -> None:
 
 
 @pytest.mark.parametrize("body", ["{}", "null", '"x"', "1"])
-def test_a_body_that_is_no_array_has_no_item_to_blame(body: str) -> None:
+def test_an_error_of_a_body_that_is_no_array_names_no_item(body: str) -> None:
     with pytest.raises(Problem) as raised:
         SHAPE.decode_array(body.encode())
     assert raised.value.status == 422
@@ -110,8 +110,8 @@ def test_a_body_that_is_no_array_has_no_item_to_blame(body: str) -> None:
         "Expected `str`, got `int` - at `$.name",
     ],
 )
-def test_a_name_that_looks_like_a_place_is_a_name(name: str) -> None:
-    """A client chooses it: no item is blamed that is not there, and nothing fails."""
+def test_a_name_that_looks_like_an_item_is_a_name(name: str) -> None:
+    """Clients choose names. No item is named that does not exist, and nothing fails."""
     with pytest.raises(Problem) as raised:
         SHAPE.decode(json.dumps({name: 1}).encode())
     assert raised.value.status == 422
@@ -123,8 +123,8 @@ def test_a_name_that_looks_like_a_place_is_a_name(name: str) -> None:
     assert raised.value.detail.endswith(f"unknown member; {KNOWN} are known")
 
 
-def test_what_is_decoded_quickly_is_not_explained() -> None:
-    """The caller has another way to say which of many it is."""
+def test_a_quick_decode_does_not_explain_its_error() -> None:
+    """The caller names the item in its own way."""
     with pytest.raises(msgspec.ValidationError):
         SHAPE.decode_quickly(b"[]")
     with pytest.raises(msgspec.DecodeError):
@@ -141,7 +141,7 @@ def test_what_is_decoded_quickly_is_not_explained() -> None:
         ("y" * 100, ("channel",), f"{'y' * 80}: unknown member; channel are known"),
     ],
 )
-def test_an_unknown_member_is_named_with_what_was_meant(name: str, known: tuple[str, ...], said: str) -> None:
+def test_an_unknown_member_is_named_with_a_suggestion(name: str, known: tuple[str, ...], said: str) -> None:
     assert unknown_member(name, known) == said
 
 
@@ -174,7 +174,7 @@ NOT_JSON = [
 @pytest.mark.parametrize(
     ("body", "status", "detail"), NOT_JSON, ids=[str(number) for number in range(len(NOT_JSON))]
 )
-def test_what_is_not_json_is_said_to_be_none(body: bytes, status: int, detail: str) -> None:
+def test_a_body_that_is_not_json_is_refused(body: bytes, status: int, detail: str) -> None:
     for decode in (SHAPE.decode, decode_anything):
         with refused(status, detail):
             decode(body)
@@ -184,7 +184,7 @@ def test_what_is_not_json_is_said_to_be_none(body: bytes, status: int, detail: s
 
 
 @pytest.mark.parametrize("body", [b"1e400", b'{"a": [-1e400]}'])
-def test_a_number_that_nothing_can_hold_is_a_problem(body: bytes) -> None:
+def test_a_number_beyond_all_types_is_refused(body: bytes) -> None:
     with pytest.raises(Problem) as raised:
         decode_anything(body)
     assert raised.value.status == 422
@@ -196,8 +196,8 @@ def test_any_json_is_decoded() -> None:
     assert decode_anything(body) == json.loads(body)
 
 
-def test_a_shape_is_left_to_the_caller() -> None:
-    """What was not asked for is told as msgspec tells it."""
+def test_the_shape_is_optional() -> None:
+    """Without one, errors have msgspec's own text."""
     with pytest.raises(msgspec.ValidationError):
         decode_json(msgspec.json.Decoder(int).decode, b'"x"')
 
@@ -205,13 +205,13 @@ def test_a_shape_is_left_to_the_caller() -> None:
 @pytest.mark.parametrize(
     ("body", "byte"), [(b"\xff", 0), (b"abc\xc3", 3), (b"\xc3\xa9\xc3(", 2), (b"ok \xed\xb0\x80", 3)]
 )
-def test_a_byte_that_is_not_utf8_is_named(body: bytes, byte: int) -> None:
+def test_the_error_names_the_byte_that_is_not_utf8(body: bytes, byte: int) -> None:
     with refused(400, f"body: is not UTF-8 at byte {byte}"):
         require_utf8(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"abc", b"\0", "caf\u00e9 \U0001f600 \ufeff".encode()])
-def test_utf8_passes(body: bytes) -> None:
+def test_utf8_is_accepted(body: bytes) -> None:
     require_utf8(body)
 
 
@@ -233,12 +233,12 @@ def test_utf8_passes(body: bytes) -> None:
         (b"[", 1, False),
     ],
 )
-def test_items_are_counted_without_being_kept(array: bytes, most: int, *, more: bool) -> None:
-    """As far as it is JSON: what is behind a fault will be decoded by nobody."""
+def test_items_are_counted_without_decoding_them(array: bytes, most: int, *, more: bool) -> None:
+    """The count ends at the first byte that is not JSON, where decoding would end too."""
     assert has_more_items(array, most) is more
 
 
-def test_what_is_too_deep_to_be_counted_is_refused() -> None:
-    """Else whatever comes behind it would be decoded uncounted."""
+def test_an_array_too_deep_to_count_is_refused() -> None:
+    """Otherwise the items after it would be decoded uncounted."""
     with pytest.raises(Problem, match=r"^body: is nested more than 64 deep$"):
         has_more_items(b"[" * 100_000 + b"{}", 1)

@@ -1,4 +1,4 @@
-"""The id that a request brings: its names, which of several counts, and which may be repeated."""
+"""Last-Event-ID: the names that clients use, which of several counts, and which may be repeated."""
 
 from collections.abc import Sequence
 from urllib.parse import urlencode
@@ -30,7 +30,7 @@ from sse_broadcast.server.http.last_event_id import (
         "evsLastEventId",
     ],
 )
-def test_each_name_by_which_clients_send_an_id_is_known(name: str) -> None:
+def test_each_name_used_by_clients_is_known(name: str) -> None:
     assert is_name(name)
 
 
@@ -50,7 +50,7 @@ def test_each_name_by_which_clients_send_an_id_is_known(name: str) -> None:
         "_" * 10_000 + PARAMETER,
     ],
 )
-def test_another_name_is_none(name: str) -> None:
+def test_another_name_is_ignored(name: str) -> None:
     assert not is_name(name)
 
 
@@ -69,8 +69,8 @@ def test_another_name_is_none(name: str) -> None:
         (["a", " ", ","], "a"),
     ],
 )
-def test_the_last_id_that_is_not_empty_counts(values: Sequence[str], last: str) -> None:
-    """Of several headers, and of a list that a proxy joined with commas."""
+def test_the_last_nonempty_id_counts(values: Sequence[str], last: str) -> None:
+    """The ids are in several headers, or in a list that a proxy joined with commas."""
     assert last_of(values) == last
 
 
@@ -89,10 +89,10 @@ def test_the_last_id_that_is_not_empty_counts(values: Sequence[str], last: str) 
         ([" ", ","], [("x", "y"), ("evs_last_event_id", "b")], "b"),
     ],
 )
-def test_an_id_of_a_header_wins_over_one_of_the_query(
+def test_an_id_in_a_header_precedes_one_in_the_query(
     headers: Sequence[str], query: Sequence[tuple[str, str]], id: str
 ) -> None:
-    """Of a parsed request, and of the head of one that is refused before it is parsed."""
+    """It does in a parsed request, and in the head of one rejected before parsing."""
     fields = CIMultiDict(("Last-Event-ID", value) for value in headers)
     assert brought(fields, MultiDict(query)) == id
     joined = {"last-event-id": ",".join(headers)} if headers else {}
@@ -109,7 +109,7 @@ def test_an_id_of_a_header_wins_over_one_of_the_query(
         ("=a&&x&lastEventId=b&", "b"),
     ],
 )
-def test_an_id_in_a_query_that_nobody_decoded_is_decoded(query: str, id: str) -> None:
+def test_a_percent_encoded_id_in_a_raw_query_is_decoded(query: str, id: str) -> None:
     assert brought_in_head({}, query) == id
 
 
@@ -121,6 +121,6 @@ def test_a_well_formed_id_may_be_repeated(id: str) -> None:
 @pytest.mark.parametrize(
     "id", ["", "x" * 129, "a b", "a\n", "a\ndata: x", "caf\u00e9", "a/b", '"a"', "\u0660"]
 )
-def test_an_id_that_is_not_well_formed_is_not_repeated(id: str) -> None:
-    """It could end the line that it stands in, or the block."""
+def test_a_malformed_id_is_not_repeated(id: str) -> None:
+    """It could end its line or its block."""
     assert fit_to_repeat(id) is None

@@ -1,4 +1,4 @@
-"""What is logged of what clients do."""
+"""The log of what clients do."""
 
 import logging
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.support.sockets import RawClient, until
 
 @pytest.fixture(autouse=True)
 def calm() -> None:
-    """Count no line of the test before."""
+    """Reset the rate limit of log lines."""
     for logger in (http_logger(), refusal_logger()):
         (flood,) = (each for each in logger.filters if isinstance(each, RateLimitFilter))
         logger.removeFilter(flood)
@@ -46,8 +46,10 @@ REFUSED = {
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_the_parser_refuses_is_one_line(client: RawClient, caplog: Caplog, what: str) -> None:
-    """400 for the client, at most a line for the log, and no traceback."""
+async def test_a_request_that_cannot_be_parsed_is_one_line(
+    client: RawClient, caplog: Caplog, what: str
+) -> None:
+    """The client gets a 400. The log has a line at most, and no traceback."""
     await client.send(REFUSED[what])
     assert (await client.head()).split(b" ")[1] == b"400"
     assert all(record.exc_info is None and record.levelno < logging.WARNING for record in caplog.records)
@@ -78,10 +80,10 @@ TELLING = {
 
 
 @pytest.mark.parametrize("what", TELLING)
-async def test_nothing_that_a_client_sent_is_logged_or_repeated(
+async def test_nothing_of_a_malformed_request_is_logged_or_repeated(
     client: RawClient, caplog: Caplog, what: str
 ) -> None:
-    """A request that cannot be read may have a token in it anywhere."""
+    """It may have a token anywhere."""
     caplog.set_level(logging.DEBUG)
     await client.send(TELLING[what].replace(b"%b", SECRET))
     answer = await client.rest()
@@ -95,7 +97,7 @@ async def test_nothing_that_a_client_sent_is_logged_or_repeated(
 
 
 @pytest.mark.both_loops
-async def test_a_body_that_breaks_is_one_line(server: LiveServer, client: RawClient, caplog: Caplog) -> None:
+async def test_an_interrupted_body_is_one_line(server: LiveServer, client: RawClient, caplog: Caplog) -> None:
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     await until(lambda: web_server_of(server).requests_count == 1)
     caplog.set_level(logging.INFO)
@@ -124,21 +126,21 @@ NO_HOST = "Missing 'Host' header in request."
         (BadHttpMessage("x" * 200), "BadHttpMessage: " + "x" * 100),
     ],
 )
-def test_a_reason_has_no_word_of_the_request(error: HttpProcessingError, said: str) -> None:
-    """Whichever of aiohttp's parsers it is that quotes it."""
+def test_a_logged_reason_quotes_nothing_of_the_request(error: HttpProcessingError, said: str) -> None:
+    """This holds for both parsers of aiohttp."""
     assert fault_of(error) == said
 
 
-async def test_a_fault_of_ours_keeps_its_traceback(caplog: Caplog) -> None:
-    """The filter touches nothing but what a client did."""
+async def test_a_server_error_keeps_its_traceback(caplog: Caplog) -> None:
+    """The filter drops only those of client errors."""
     http_logger().error("Error handling request", exc_info=RuntimeError("ours"))
     (record,) = caplog.records
     assert record.exc_info is not None
     assert record.levelno == logging.ERROR
 
 
-async def test_a_flood_of_them_is_a_few_lines_and_a_number(serve: Serve, caplog: Caplog) -> None:
-    """Each is answered, whatever is logged; what was left out is told when the second is over."""
+async def test_many_malformed_requests_are_a_few_lines_and_a_count(serve: Serve, caplog: Caplog) -> None:
+    """Each gets its response. After a second a line has the number of dropped lines."""
     caplog.set_level(logging.INFO, http_logger().name)
     server = await serve()
     for _ in range(MAX_LINES_A_SECOND + 30):
@@ -153,7 +155,7 @@ async def test_a_flood_of_them_is_a_few_lines_and_a_number(serve: Serve, caplog:
     assert lines[0].args == {"address": "127.0.0.1", "reason": f"BadHttpMessage: {NO_HOST}"}
 
 
-# Requests that are refused.
+# Refused requests.
 
 READER = caller("reader", subscribe=("a",))
 
@@ -163,7 +165,7 @@ APP, FOREIGN = "https://app.example", "https://evil.example"
 
 
 def lines_of(caplog: Caplog) -> list[tuple[int, str]]:
-    """Return the level and the text of what was logged of refusals."""
+    """Return the level and text of the lines about refusals."""
     records = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
     return [(record.levelno, record.getMessage()) for record in records]
 
@@ -209,7 +211,7 @@ REFUSALS = [
 async def test_a_refusal_is_a_line_at_debug(
     serve: Serve, caplog: Caplog, method: str, path: str, headers: str, body: bytes, status: int, detail: str
 ) -> None:
-    """First the address, then the status, then what was asked, without the query, and what was answered."""
+    """It has the address, the status, the request without its query, and the detail."""
     server = await serve(max_event=1000)
     caplog.set_level(logging.DEBUG)
     answer = await ask(server, method, path, headers=headers, body=body)
@@ -227,10 +229,10 @@ async def test_a_refusal_is_a_line_at_debug(
         ("/events/b", bearer(static("reader")), 403, "subscribe 'b': the token does not allow it"),
     ],
 )
-async def test_a_refusal_of_a_credential_is_a_line_at_info(
+async def test_a_refused_credential_is_a_line_at_info(
     serve: Serve, caplog: Caplog, path: str, headers: str, status: int, detail: str | None
 ) -> None:
-    """Who tries tokens is seen by default; nothing of the token is."""
+    """Attempts with bad tokens are visible by default. The line has nothing of the token."""
     server = await serve(caller=(READER,))
     caplog.set_level(logging.INFO)
     answer = await ask(server, "GET", path, headers=headers)
@@ -244,15 +246,15 @@ async def test_a_refusal_of_a_credential_is_a_line_at_info(
     assert static("reader") not in caplog.text
 
 
-async def test_a_name_that_is_not_ours_is_a_line_at_info(server: LiveServer, caplog: Caplog) -> None:
-    """421: a page that has its name point to us."""
+async def test_a_foreign_host_name_is_a_line_at_info(server: LiveServer, caplog: Caplog) -> None:
+    """It is a 421: a page whose name resolves to this server."""
     caplog.set_level(logging.INFO)
     answer = await ask(server, "GET", "/status", host="evil.example")
     assert answer.status == 421
     assert lines_of(caplog) == [(logging.INFO, f"refused 127.0.0.1: 421 GET /status: {answer.detail}")]
 
 
-async def test_other_refusals_are_not_told_by_default(server: LiveServer, caplog: Caplog) -> None:
+async def test_other_refusals_are_not_logged_by_default(server: LiveServer, caplog: Caplog) -> None:
     caplog.set_level(logging.INFO)
     for method, path in (("GET", "/nope"), ("GET", "/send"), ("POST", "/send"), ("GET", "/events?sinse=1")):
         assert (await ask(server, method, path)).status >= 400
@@ -266,7 +268,7 @@ async def test_other_refusals_are_not_told_by_default(server: LiveServer, caplog
         ({"subscribed_channels": 1}, 503, "subscribed_channels: "),
     ],
 )
-async def test_a_refusal_that_is_a_stream_is_told_by_what_it_stands_for(
+async def test_a_refusal_as_a_stream_is_logged_with_its_error_status(
     serve: Serve, caplog: Caplog, settings: dict[str, int], status: int, detail: str
 ) -> None:
     server = await serve(**settings)
@@ -282,8 +284,8 @@ async def test_a_refusal_that_is_a_stream_is_told_by_what_it_stands_for(
         assert said.startswith(f"refused 127.0.0.1: {status} GET /events/other: {detail}")
 
 
-async def test_a_refusal_names_the_client_that_a_proxy_speaks_for(serve: Serve, caplog: Caplog) -> None:
-    """And no client makes itself out to be another."""
+async def test_a_refusal_has_the_client_address_of_a_trusted_proxy(serve: Serve, caplog: Caplog) -> None:
+    """Other clients cannot forge it."""
     caplog.set_level(logging.INFO)
     forwarded = "X-Forwarded-For: 192.0.2.7\r\n"
     trusting = await serve(token=STATIC, trusted_proxies=("127.0.0.1",))
@@ -293,7 +295,7 @@ async def test_a_refusal_names_the_client_that_a_proxy_speaks_for(serve: Serve, 
     assert [said.split(":")[0] for _, said in lines_of(caplog)] == ["refused 192.0.2.7", "refused 127.0.0.1"]
 
 
-async def test_a_refusal_at_a_unix_socket_names_no_address(
+async def test_a_refusal_at_a_unix_socket_has_no_address(
     serve: Serve, caplog: Caplog, tmp_path: Path
 ) -> None:
     path = tmp_path / "s"
@@ -313,10 +315,8 @@ async def test_a_refusal_at_a_unix_socket_names_no_address(
         ("/" + "x" * 200, "/" + "x" * 79),
     ],
 )
-async def test_what_a_client_asks_for_is_shown_on_one_line(
-    server: LiveServer, caplog: Caplog, path: str, shown: str
-) -> None:
-    """In ASCII and cut: it makes no line of its own, nor moves a terminal's cursor."""
+async def test_a_logged_target_is_one_line(server: LiveServer, caplog: Caplog, path: str, shown: str) -> None:
+    """It is ASCII and cut: it can neither add a line nor send control characters to a terminal."""
     caplog.set_level(logging.DEBUG)
     assert (await ask(server, "GET", path)).status == 404
     ((_, said),) = lines_of(caplog)
@@ -326,7 +326,7 @@ async def test_what_a_client_asks_for_is_shown_on_one_line(
     assert line.isprintable()
 
 
-async def test_a_refusal_tells_its_facts_by_name(server: LiveServer, caplog: Caplog) -> None:
+async def test_a_refusal_has_its_facts_as_fields(server: LiveServer, caplog: Caplog) -> None:
     caplog.set_level(logging.DEBUG)
     answer = await ask(server, "GET", "/nope?access_token=SECRET")
     (record,) = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
@@ -340,7 +340,7 @@ async def test_a_refusal_tells_its_facts_by_name(server: LiveServer, caplog: Cap
     assert "SECRET" not in JsonFormatter().format(record)
 
 
-async def test_a_flood_of_refusals_is_a_few_lines_and_a_number(serve: Serve, caplog: Caplog) -> None:
+async def test_many_refusals_are_a_few_lines_and_a_count(serve: Serve, caplog: Caplog) -> None:
     server = await serve(token=STATIC)
     caplog.set_level(logging.INFO)
     client = await server.connect()
@@ -353,15 +353,15 @@ async def test_a_flood_of_refusals_is_a_few_lines_and_a_number(serve: Serve, cap
     assert len(lines) <= MAX_LINES_A_SECOND * (len(told) + 1)
 
 
-# Pages that CORS shuts out.
+# Pages that CORS keeps from reading.
 
 
 def origin(value: str) -> str:
     return f"Origin: {value}\r\n"
 
 
-async def test_a_page_that_is_refused_is_named(serve: Serve, caplog: Caplog) -> None:
-    """With its origin, where what it is told does not name the setting; at most 80 characters of it."""
+async def test_a_refused_page_is_logged_with_its_origin(serve: Serve, caplog: Caplog) -> None:
+    """It has 80 characters at most, and is there unless the detail names the setting for it."""
     server = await serve(token=STATIC, cors_origins=(APP,))
     caplog.set_level(logging.DEBUG)
     long = "https://" + "x" * 200
@@ -377,10 +377,10 @@ async def test_a_page_that_is_refused_is_named(serve: Serve, caplog: Caplog) -> 
         assert facts(record)["origin"] == shown
 
 
-async def test_a_page_that_is_told_the_setting_is_not_told_it_twice(
+async def test_a_refused_page_is_logged_without_origin_if_the_setting_is_named(
     server: LiveServer, caplog: Caplog
 ) -> None:
-    """An open server says why it takes no foreign page."""
+    """An open server explains why it refuses a foreign page."""
     caplog.set_level(logging.INFO)
     answer = await ask(server, "GET", "/status", headers=origin(FOREIGN))
     assert answer.status == 403
@@ -388,7 +388,9 @@ async def test_a_page_that_is_told_the_setting_is_not_told_it_twice(
     assert lines_of(caplog) == [(logging.INFO, f"refused 127.0.0.1: 403 GET /status: {answer.detail}")]
 
 
-async def test_a_page_that_may_read_its_refusal_is_not_named(serve: Serve, caplog: Caplog) -> None:
+async def test_a_page_that_can_read_its_refusal_is_logged_without_origin(
+    serve: Serve, caplog: Caplog
+) -> None:
     server = await serve(token=STATIC, cors_origins=(APP, "https://*.example.org"))
     caplog.set_level(logging.DEBUG)
     for value in (APP, "https://a.b.example.org", "http://localhost"):
@@ -410,13 +412,10 @@ KEPT = (
         ("OPTIONS", "/send/a", "Access-Control-Request-Method: POST\r\n", FOREIGN),
     ],
 )
-async def test_what_a_browser_keeps_from_its_page_is_told(
+async def test_a_response_that_a_browser_withholds_from_its_page_is_logged(
     serve: Serve, caplog: Caplog, method: str, path: str, more: str, value: str
 ) -> None:
-    """At info: the page sees an error without a word, and nobody else would say why.
-
-    A stream, and a preflight that allows nothing, behind which what the page wants to send is never sent.
-    """
+    """It is at info: the page sees an error without a reason. A preflight that allows nothing counts too."""
     server = await serve(token=STATIC, cors_origins=(APP,))
     caplog.set_level(logging.INFO)
     answer = await ask(server, method, f"{path}?since=earliest", headers=origin(value) + more)
@@ -424,8 +423,8 @@ async def test_what_a_browser_keeps_from_its_page_is_told(
     assert lines_of(caplog) == [(logging.INFO, KEPT.format(method, path, value))]
 
 
-async def test_a_page_that_may_read_its_answer_is_not_told_of(serve: Serve, caplog: Caplog) -> None:
-    """Nor is a client that is no page, nor one that only asks which methods there are."""
+async def test_a_page_that_can_read_its_response_is_not_logged(serve: Serve, caplog: Caplog) -> None:
+    """Neither is a client without Origin, nor OPTIONS that is no preflight."""
     server = await serve(token=STATIC, cors_origins=(APP,))
     caplog.set_level(logging.DEBUG)
     asking = "Access-Control-Request-Method: POST\r\n"
@@ -436,7 +435,7 @@ async def test_a_page_that_may_read_its_answer_is_not_told_of(serve: Serve, capl
     assert lines_of(caplog) == []
 
 
-# What is published.
+# Publishes.
 
 PUBLISHED = "published {id} in default, by anyone"
 
@@ -454,10 +453,10 @@ PUBLISHES = [
 
 
 @pytest.mark.parametrize(("path", "headers", "body", "line"), PUBLISHES)
-async def test_a_publish_is_told_at_debug(
+async def test_a_publish_is_a_line_at_debug(
     server: LiveServer, caplog: Caplog, path: str, headers: str, body: bytes, line: str
 ) -> None:
-    """Where, how much and for how many, and nothing of what it says."""
+    """It has channels, size and number of subscribers, and nothing of the data."""
     _, publisher = await server.subscriber(), await server.connect()
     await until(lambda: server.broadcaster.client_count == 1)
     caplog.set_level(logging.INFO)
@@ -470,8 +469,8 @@ async def test_a_publish_is_told_at_debug(
     assert "DATA" not in caplog.text
 
 
-async def test_a_publish_names_who_it_is_from(serve: Serve, caplog: Caplog) -> None:
-    """The configured caller, or the subject that a signed token has, and no token."""
+async def test_a_publish_is_logged_with_its_publisher(serve: Serve, caplog: Caplog) -> None:
+    """It is the configured caller or the subject of a signed token, and never the token."""
     server = await serve(caller=(caller("shop", publish=("*",)),), token_secret=OWN_SECRET)
     caplog.set_level(logging.DEBUG)
     publisher = await server.connect()

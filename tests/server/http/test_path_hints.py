@@ -1,4 +1,4 @@
-"""The hints of answers that find nothing at a path, or take no such method there."""
+"""Hints in responses for unknown paths and methods."""
 
 import pytest
 
@@ -46,8 +46,8 @@ BOTH = "; GET /events subscribes, POST /send publishes"
         ("/" + "events" * 1000, BOTH),
     ],
 )
-def test_a_path_that_is_not_there_is_answered_with_what_is(path: str, said: str) -> None:
-    """The place that was probably meant, or the two that everybody needs."""
+def test_an_unknown_path_gets_a_hint(path: str, said: str) -> None:
+    """It is the path that was probably meant, or the two most used."""
     assert hint(path, EVERYTHING) == said
 
 
@@ -63,10 +63,7 @@ def test_a_path_that_is_not_there_is_answered_with_what_is(path: str, said: str)
         ("/nope", set[Endpoint](), ""),
     ],
 )
-def test_a_listener_tells_of_nothing_that_it_does_not_serve(
-    path: str, served: set[Endpoint], said: str
-) -> None:
-    """What is at another listener is nobody's business here."""
+def test_a_hint_names_no_endpoint_of_another_listener(path: str, served: set[Endpoint], said: str) -> None:
     assert hint(path, served) == said
 
 
@@ -83,13 +80,11 @@ def test_a_listener_tells_of_nothing_that_it_does_not_serve(
         ("/status", "POST", ""),
     ],
 )
-def test_a_method_that_is_not_taken_is_answered_with_the_path_that_takes_it(
-    path: str, method: str, said: str
-) -> None:
+def test_a_wrong_method_gets_the_path_that_has_it(path: str, method: str, said: str) -> None:
     assert other_method(path, method, EVERYTHING) == said
 
 
-def test_another_path_is_not_named_where_it_is_not_served() -> None:
+def test_a_path_of_another_listener_is_not_named() -> None:
     assert other_method("/events/a", "POST", {Endpoint.SUBSCRIBE}) == ""
     assert other_method("/send/a", "GET", {Endpoint.PUBLISH}) == ""
 
@@ -100,7 +95,7 @@ def test_a_long_path_is_cut() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_each_place_is_there(serve: Serve, place: str) -> None:
+async def test_each_hinted_path_exists(serve: Serve, place: str) -> None:
     server = await serve(metrics=True)
     method = PLACES[place][1].split()[0]
     assert f"{method} {place} " in f"{PLACES[place][1]} "
@@ -110,7 +105,7 @@ async def test_each_place_is_there(serve: Serve, place: str) -> None:
 
 
 @pytest.mark.parametrize(("word", "place"), ELSEWHERE.items())
-async def test_each_word_of_other_products_leads_to_a_place(serve: Serve, word: str, place: str) -> None:
+async def test_each_term_of_other_products_has_a_path(serve: Serve, word: str, place: str) -> None:
     server = await serve(metrics=True)
     answer = await ask(server, "GET", f"/{word}")
     assert (answer.status, answer.detail) == (404, f"nothing is at /{word}; {PLACES[place][1]}")

@@ -1,4 +1,4 @@
-"""Errors as problems."""
+"""Problems: errors as HTTP responses."""
 
 import http
 import json
@@ -40,7 +40,7 @@ from sse_broadcast.server.http.refused_stream import RefusalReason
     ],
 )
 def test_each_error_has_its_status(error: BroadcastError, status: int, detail: str) -> None:
-    """The narrower kind before the wider one; a channel and a cursor are of the address, not of the event."""
+    """A subclass comes before its base. Errors in a channel or cursor are those of the URL: 400, not 422."""
     problem = problem_of(error)
     assert (problem.status, problem.detail) == (status_of(error), detail) == (status, detail)
 
@@ -54,15 +54,13 @@ def test_each_error_has_its_status(error: BroadcastError, status: int, detail: s
         (IdempotencyError("x"), None),
     ],
 )
-def test_an_error_that_passes_has_a_reason_for_subscribers(
-    error: BroadcastError, reason: RefusalReason | None
-) -> None:
-    """They come back later; there is none where to come back would help nothing."""
+def test_a_temporary_error_has_a_close_reason(error: BroadcastError, reason: RefusalReason | None) -> None:
+    """Subscribers reconnect after it. Other errors have none, since reconnecting would not help."""
     assert problem_of(error).reason == reason
     assert (problem_of(error).status == 503) == (reason is not None)
 
 
-def test_an_error_no_client_can_cause_is_not_told_to_one() -> None:
+def test_an_internal_error_is_not_shown_to_clients() -> None:
     with pytest.raises(ListenError):
         problem_of(ListenError("x"))
 
@@ -74,41 +72,41 @@ def test_a_problem_is_these_bytes() -> None:
     assert response.content_type == "application/problem+json"
 
 
-def test_only_a_503_says_when_to_come_back() -> None:
+def test_only_a_503_has_retry_after() -> None:
     assert "Retry-After" not in answer(Problem(400, "x")).headers
     assert answer(Problem(503, "x", headers={"Retry-After": "60"})).headers["Retry-After"] == "60"
 
 
-def test_more_members_stand_behind_those_of_the_standard() -> None:
+def test_extensions_follow_the_members_of_rfc_9457() -> None:
     response = answer(Problem(400, "x", more={"published": 3, "line": 4}))
     assert response.body == b'{"title":"Bad Request","status":400,"detail":"x","published":3,"line":4}\n'
 
 
-def test_a_problem_that_closes_says_so_to_its_connection() -> None:
-    """What follows on it could not be told apart; others leave it as it is."""
+def test_a_problem_may_close_the_connection() -> None:
+    """The bytes after such a request cannot be parsed reliably. Other problems keep it open."""
     assert answer(Problem(400, "x", closes=True)).keep_alive is False
     assert answer(Problem(400, "x")).keep_alive is None
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 408, 413, 414, 415, 417, 421, 422, 429, 431, 503])
 def test_every_status_has_a_title(status: int) -> None:
-    """The words of RFC 9110, whatever Python calls it."""
+    """It is that of RFC 9110, whatever Python's is."""
     title = json.loads(body(status, "x"))["title"]
     renamed = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
     assert title == renamed.get(status, http.HTTPStatus(status).phrase)
 
 
-def test_json_ends_its_line() -> None:
-    """So that a shell's prompt comes behind it."""
+def test_json_ends_with_a_newline() -> None:
+    """A shell's prompt then begins on a line of its own."""
     assert json_line({"a": [1, "\n"]}) == b'{"a":[1,"\\n"]}\n'
 
 
-def test_what_a_detail_quotes_is_escaped() -> None:
+def test_a_quoted_value_in_a_detail_is_escaped() -> None:
     assert json.loads(body(400, 'a "b"\n\u2028\x00'))["detail"] == 'a "b"\n\u2028\x00'
 
 
-def test_what_may_be_given_once_is_named_with_how_often_it_was() -> None:
-    """A parameter or a header by its name; a cookie after its header's."""
+def test_a_repeated_parameter_is_named_with_its_count() -> None:
+    """A cookie is named after its header's name."""
     assert given_several_times("since", 2).detail == "since: is given 2 times"
     assert given_several_times("Cookie", 3, name="token").detail == "Cookie: token is given 3 times"
     assert given_several_times("Cookie", 3).status == 400

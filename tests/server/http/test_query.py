@@ -1,4 +1,4 @@
-"""What a query may say."""
+"""Query strings: known, unknown and repeated parameters."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ from tests.support.problems import refused
         ("%C3%A9vent=a", "\u00e9vent: unknown parameter; did you mean event?"),
     ],
 )
-def test_a_parameter_that_is_nearly_known_is_refused(query: str, detail: str) -> None:
-    """A typing error must not subscribe to something else than was meant."""
+def test_a_misspelt_parameter_is_refused(query: str, detail: str) -> None:
+    """A typing error must not change a subscription."""
     with refused(400, detail):
         refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, SUBSCRIBE_PARAMETERS)
 
@@ -36,20 +36,20 @@ def test_a_parameter_that_is_nearly_known_is_refused(query: str, detail: str) ->
 @pytest.mark.parametrize(
     "query", ["", "x=1", "cache=7&_=1", "lastEventId=1", "SINCE=1", "=", "&&", "e", "since=1&since=2"]
 )
-def test_what_is_known_or_nobodys_business_passes(query: str) -> None:
-    """Below a ratio of 0.8 a parameter is somebody else's, a proxy's or a cache's."""
+def test_known_and_unrelated_parameters_are_accepted(query: str) -> None:
+    """Below a similarity of 0.8 a parameter is taken for one of a proxy or a cache."""
     refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, SUBSCRIBE_PARAMETERS)
 
 
-def test_the_ratio_is_eight_tenths() -> None:
-    """`ids` is as near to `id` as that, and no nearer; `idea` is not."""
+def test_the_similarity_is_eight_tenths() -> None:
+    """`ids` is just as similar to `id`, `idea` is not."""
     with pytest.raises(Problem, match=r"^ids: unknown parameter; did you mean id\?$"):
         refuse_misspelt(make_mocked_request("POST", "/send?ids=1").query, ("id",))
     refuse_misspelt(make_mocked_request("POST", "/send?idea=1").query, ("id",))
 
 
-def test_a_parameter_that_is_known_elsewhere_is_not_compared() -> None:
-    """What `also` knows, or what has more characters than any typing error of a known one."""
+def test_a_parameter_known_elsewhere_is_not_compared() -> None:
+    """`also` has such ones. Names longer than any misspelling are not compared either."""
     refuse_misspelt(
         make_mocked_request("GET", "/events?ids=1").query, ("id",), also=lambda name: name == "ids"
     )
@@ -67,7 +67,7 @@ def test_a_parameter_that_is_known_elsewhere_is_not_compared() -> None:
     ],
 )
 def test_an_unknown_parameter_of_a_publish_is_refused(query: str, detail: str) -> None:
-    """Also another product's word, and what nobody knows: what is published cannot be taken back."""
+    """Terms of other products are too: a publish cannot be undone."""
     with refused(400, detail):
         refuse_unknown(make_mocked_request("POST", f"/send?{query}").query, ("channel", "event", "id"))
 
@@ -75,12 +75,12 @@ def test_an_unknown_parameter_of_a_publish_is_refused(query: str, detail: str) -
 @pytest.mark.parametrize(
     ("query", "value"), [("", None), ("since=", ""), ("since=1", "1"), ("since=a+b", "a b")]
 )
-def test_a_parameter_may_be_there_once(query: str, value: str | None) -> None:
+def test_a_parameter_may_be_given_once(query: str, value: str | None) -> None:
     assert only(make_mocked_request("GET", f"/events?{query}").query, "since") == value
 
 
-def test_a_parameter_that_is_given_twice_is_refused() -> None:
-    """Whichever was meant, the other would be ignored; the same value twice is no better."""
+def test_a_repeated_parameter_is_refused() -> None:
+    """One of its values would be ignored. This holds for equal values too."""
     with pytest.raises(Problem, match=r"^since: is given 3 times$"):
         only(make_mocked_request("GET", "/events?since=1&x=2&since=1&since=3").query, "since")
 
@@ -88,14 +88,14 @@ def test_a_parameter_that_is_given_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("path", "named"), [(None, []), ("a", ["a"]), ("a,b", ["a", "b"]), ("a,,b", ["a", "", "b"])]
 )
-def test_channels_of_a_path_are_parted_by_its_commas(path: str | None, named: list[str]) -> None:
+def test_channels_in_a_path_are_split_at_its_commas(path: str | None, named: list[str]) -> None:
     match_info = {} if path is None else {"channels": path}
     request, counted = make_mocked_request("GET", "/events", match_info=match_info), list[int]()
     assert channels_of_path(request, counted.append) == named
     assert counted == ([len(named)] if len(named) > 1 else [])
 
 
-def test_a_path_of_too_many_channels_is_not_taken_apart() -> None:
+def test_a_path_with_too_many_channels_is_not_split() -> None:
     def refuse(count: int) -> None:
         raise EventError("channels", str(count))
 
@@ -104,8 +104,8 @@ def test_a_path_of_too_many_channels_is_not_taken_apart() -> None:
         channels_of_path(request, refuse)
 
 
-def test_few_unknown_parameters_are_compared(monkeypatch: Patch) -> None:
-    """Of names that could be near two, however many there are; those that cannot do not count."""
+def test_the_number_of_comparisons_is_limited(monkeypatch: Patch) -> None:
+    """A request compares two names at most. Names too far from any known one do not count."""
     compared: list[str] = []
 
     def compare(name: str, known: Sequence[str]) -> None:
@@ -120,11 +120,11 @@ def test_few_unknown_parameters_are_compared(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize(
     ("query", "most"), [("", DEFAULT_PAGE_SIZE), ("limit=1", 1), ("limit=1000", 1000), ("limit=007", 7)]
 )
-def test_an_answer_lists_so_many(query: str, most: int) -> None:
+def test_a_limit_within_the_bounds_is_accepted(query: str, most: int) -> None:
     assert limit(make_mocked_request("GET", f"/channels?{query}")) == most
 
 
 @pytest.mark.parametrize("text", ["0", "1001", "-1", "1.0", "", "x", "\u00b2", "10000", "0000000019"])
-def test_an_answer_lists_no_other_number(text: str) -> None:
+def test_a_limit_out_of_bounds_is_refused(text: str) -> None:
     with refused(400, f"limit: must be 1 to 1000, not {text!a}"):
         limit(make_mocked_request("GET", f"/channels?limit={text}"))

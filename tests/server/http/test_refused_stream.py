@@ -1,4 +1,4 @@
-"""The refusal of a stream, for clients that stop for good at any status but 200."""
+"""Refused streams: for clients that stop for good at any status but 200."""
 
 import math
 
@@ -23,13 +23,13 @@ from tests.server.blocks import close_block
         "text/event-stream; charset=utf-8",
     ],
 )
-def test_a_client_that_names_the_type_wants_an_event_stream(accept: str) -> None:
+def test_a_client_that_accepts_the_type_wants_an_event_stream(accept: str) -> None:
     assert wants_event_stream(accept)
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/*", "text/html", "application/x-ndjson"])
 def test_a_client_that_does_not_name_the_type_wants_none(accept: str) -> None:
-    """curl, a page's fetch, a reader of NDJSON: they look at the status."""
+    """curl, a page's fetch and clients of NDJSON look at the status."""
     assert not wants_event_stream(accept)
 
 
@@ -44,8 +44,8 @@ def test_a_client_that_does_not_name_the_type_wants_none(accept: str) -> None:
         (RefusalReason.BACKEND, "backend"),
     ],
 )
-def test_a_refusal_is_one_block_that_says_why_and_when_to_come_back(reason: RefusalReason, said: str) -> None:
-    """In 20 seconds, give or take half, for each client another; the header says so in whole seconds."""
+def test_a_refusal_is_one_block_with_reason_and_retry(reason: RefusalReason, said: str) -> None:
+    """It is 20 seconds with a jitter of half. The header has it in whole seconds."""
     waits = set()
     for _ in range(50):
         headers, block = refused_stream(reason, brought="")
@@ -69,13 +69,13 @@ def test_every_reason_is_in_the_test_above() -> None:
 @pytest.mark.parametrize(
     ("brought", "id"), [("", None), ("0123abcd-7", "0123abcd-7"), ("a b", None), ("a\n\ndata: x", None)]
 )
-def test_the_id_that_was_brought_is_repeated(brought: str, id: str | None) -> None:
+def test_the_last_event_id_is_repeated(brought: str, id: str | None) -> None:
     _, block = refused_stream(RefusalReason.RATE, brought=brought)
     assert close_block("rate", id).fullmatch(block)
 
 
-def test_a_client_waits_as_long_as_a_limit_says() -> None:
-    """At least, however much sooner it would come back by itself."""
+def test_the_retry_is_at_least_the_wait_of_a_limit() -> None:
+    """The client would reconnect sooner by itself."""
     headers, block = refused_stream(RefusalReason.RATE, brought="", retry_after=600)
     assert headers["Retry-After"] == "600"
     assert block == b'event: $close\nretry: 600000\ndata: {"reason": "rate"}\n\n'

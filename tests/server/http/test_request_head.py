@@ -1,4 +1,4 @@
-"""Request heads that another may read differently: none of them is acted on."""
+"""Request heads that another parser may read differently: none is acted on."""
 
 import json
 import re
@@ -28,19 +28,19 @@ NO_ADDRESSES = ("::1", "[::1", "[::1]evil.example", "[1.2.3.4]", "[:]", "[::1%25
 
 
 @pytest.mark.parametrize("host", [*HOSTS, *PORTS])
-def test_a_host_is_a_name_or_an_address_maybe_with_a_port(host: str) -> None:
+def test_a_host_is_a_name_or_address_with_an_optional_port(host: str) -> None:
     """RFC 9110, 7.2: uri-host and port of RFC 3986, either of which may be empty."""
     assert is_host(host)
 
 
 @pytest.mark.parametrize("host", [*NO_PORTS, *USERS, *NO_NAMES, *NO_ADDRESSES], ids=ascii)
-def test_what_is_more_or_less_is_no_host(host: str) -> None:
+def test_anything_else_is_no_host(host: str) -> None:
     assert not is_host(host)
 
 
 @pytest.mark.parametrize("host", ["localhost:80@evil.example", "localhost:evil", "[::1]x"])
-async def test_a_request_for_what_is_no_host_is_refused(server: LiveServer, host: str) -> None:
-    """Whatever is configured, and wherever it came in (RFC 9112, 3.2)."""
+async def test_a_request_with_a_malformed_host_is_refused(server: LiveServer, host: str) -> None:
+    """This holds for every configuration and listener (RFC 9112, 3.2)."""
     answer = await ask(server, "POST", "/send", body=b"x", host=host)
     shown = "user@" if "@" in host else f"'{host}'"
     assert (answer.status, answer.detail) == (400, f"Host: {shown} is not a host, or a host and a port")
@@ -49,12 +49,12 @@ async def test_a_request_for_what_is_no_host_is_refused(server: LiveServer, host
     assert server.broadcaster.counts.published == 0
 
 
-async def test_it_is_refused_where_nobody_looks_at_the_name(serve: Serve) -> None:
-    """With credentials, and by a UNIX socket: what stands before or behind may look at it."""
+async def test_a_malformed_host_is_refused_where_no_host_is_checked(serve: Serve) -> None:
+    """With credentials or a UNIX socket the server ignores it, but a proxy may use it."""
     host = "localhost:80@evil.example"
     server = await serve(token=STATIC)
     assert (await ask(server, "GET", "/status", headers=bearer(STATIC), host=host)).status == 400
-    # Not below tmp_path: its name may be longer than an address can be.
+    # Not below tmp_path: its name may be too long for a socket address.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s"
         await serve(listener=(ListenerRule(host=f"unix:{path}"),))
@@ -77,16 +77,16 @@ async def test_it_is_refused_where_nobody_looks_at_the_name(serve: Serve) -> Non
         ("ftp://localhost/status", "localhost", 400),
     ],
 )
-async def test_a_target_with_a_host_is_for_that_host(
+async def test_a_target_with_a_host_must_agree_with_the_host_header(
     server: LiveServer, target: str, host: str | None, status: int
 ) -> None:
-    """Which must be the one that `Host` names, if there is a Host."""
+    """The header may be missing."""
     version = "1.0" if host is None else "1.1"
     assert (await ask(server, "GET", target, host=host, version=version)).status == status
 
 
 async def test_a_password_in_a_host_is_not_repeated(server: LiveServer) -> None:
-    """Some clients leave the user of their URL there."""
+    """Some clients send the user information of their URL."""
     user = "me:pass-word@localhost"
     for target, host in (("/status", user), (f"http://{user}/status", None)):
         version = "1.0" if host is None else "1.1"
@@ -98,13 +98,13 @@ async def test_a_password_in_a_host_is_not_repeated(server: LiveServer) -> None:
     assert b"pass-word" not in answer.body
 
 
-def test_the_host_of_a_request_is_that_of_its_target_or_its_header() -> None:
+def test_the_host_of_a_request_is_in_its_target_or_its_header() -> None:
     assert requested_host(make_mocked_request("GET", "/x", headers={"Host": "a:1"})) == "a:1"
     assert requested_host(make_mocked_request("GET", "http://b:2/x")) == "b:2"
     assert requested_host(make_mocked_request("GET", "/x")) == ""
 
 
-def test_of_several_origins_none_is_the_origin() -> None:
+def test_several_origins_count_as_none() -> None:
     assert origin_of(make_mocked_request("GET", "/x", headers={"Origin": APP})) == APP
     assert origin_of(make_mocked_request("GET", "/x")) is None
     two = make_mocked_request("GET", "/x", headers=CIMultiDict([("Origin", APP), ("Origin", FOREIGN)]))
@@ -125,8 +125,8 @@ async def test_a_request_of_two_origins_is_refused(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_header_that_is_a_list_is_read_in_all_its_lines(server: LiveServer) -> None:
-    """Its first line alone would let a compressed body through, and an expectation that nobody meets."""
+async def test_all_lines_of_a_list_header_are_read(server: LiveServer) -> None:
+    """The first line alone could hide a compressed body or an unknown expectation."""
     twice = "Content-Encoding: identity\r\nContent-Encoding: "
     assert (await ask(server, "POST", "/send", body=b"x", headers=f"{twice}identity\r\n")).status == 200
     answer = await ask(server, "POST", "/send", body=b"x", headers=f"{twice}gzip\r\n")
@@ -145,10 +145,10 @@ CHUNKS = b"\r\n5\r\nhello\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r
 
 @pytest.mark.parametrize("more", [b"", b"Connection: keep-alive\r\n", b"Expect: 100-continue\r\n"])
 @pytest.mark.parametrize("coding", [b"chunked", b"gzip, chunked", b""])
-async def test_a_body_of_http_1_0_is_in_no_chunks(
+async def test_a_chunked_body_of_http_1_0_is_refused(
     server: LiveServer, client: RawClient, more: bytes, coding: bytes
 ) -> None:
-    """A proxy of HTTP/1.0 sees another end (RFC 9112, 6.1): nothing is read, and nothing behind it."""
+    """A proxy of HTTP/1.0 sees another end of it (RFC 9112, 6.1). Nothing after the head is read."""
     head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: " + coding + b"\r\n" + more
     await client.send(head + CHUNKS)
     answered = await client.rest()
@@ -163,10 +163,10 @@ async def test_a_body_of_http_1_0_is_in_no_chunks(
         (", chunked", 400, "Transfer-Encoding: ', chunked' is not a list of codings"),
     ],
 )
-async def test_only_chunks_are_decoded(
+async def test_only_chunked_bodies_are_decoded(
     server: LiveServer, client: RawClient, coding: str, status: int, detail: str
 ) -> None:
-    """What else has been done to a body is not published as if it were its text."""
+    """A body in another coding is not published as text."""
     head = f"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n"
     await client.send(head.encode() + CHUNKS)
     answered = await client.rest()
@@ -176,7 +176,7 @@ async def test_only_chunks_are_decoded(
 
 
 async def test_a_length_beside_an_empty_coding_is_refused(server: LiveServer, client: RawClient) -> None:
-    """The parser takes the length, and another may take the chunks."""
+    """aiohttp takes the length, and another parser may take the chunks."""
     await client.send(
         b"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\r\nContent-Length: 15\r\n" + CHUNKS
     )
@@ -185,15 +185,15 @@ async def test_a_length_beside_an_empty_coding_is_refused(server: LiveServer, cl
 
 
 @pytest.mark.both_loops
-async def test_http_1_0_is_sent_no_interim_answer(client: RawClient) -> None:
-    """It would take that for the whole answer (RFC 9110, 10.1.1)."""
+async def test_http_1_0_gets_no_interim_response(client: RawClient) -> None:
+    """It would take it for the final response (RFC 9110, 10.1.1)."""
     head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
     await client.send(head + b"x")
     assert re.findall(rb"HTTP/1\.[01] (\d+)", await client.rest()) == [b"200"]
 
 
 async def test_a_target_has_no_fragment(server: LiveServer) -> None:
-    """Whoever has it cut off would look at another path than whoever has not."""
+    """Parsers that cut it off would see another path."""
     answer = await ask(server, "GET", "/status#/healthz")
     detail = "request line: has a fragment (#), which clients must not send"
     assert (answer.status, answer.detail) == (400, detail)

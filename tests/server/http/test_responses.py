@@ -1,4 +1,4 @@
-"""What the answers say, as types."""
+"""Responses as types."""
 
 import json
 
@@ -29,10 +29,10 @@ JSON = "Content-Type: application/json\r\n"
         (responses.Revoked, "POST", "/revoke", b'{"subject": "a"}'),
     ],
 )
-async def test_an_answer_is_these_members_and_no_others(
+async def test_a_response_has_exactly_these_members(
     client: RawClient, kind: type, method: str, path: str, content: bytes
 ) -> None:
-    """In this order: read as its type and written again it is the same bytes, and ends its line."""
+    """It has them in this order. Decoded as its type and encoded again it is the same bytes."""
     await client.ask("POST", "/send/news", body=b"x")
     status, answer = await client.ask(method, path, body=content, headers=JSON)
     assert status == 200, answer
@@ -40,7 +40,7 @@ async def test_an_answer_is_these_members_and_no_others(
 
 
 @pytest.mark.parametrize("more", [{}, {"published": 3}])
-def test_a_problem_is_these_members_and_no_others(more: dict[str, int]) -> None:
+def test_a_problem_has_exactly_these_members(more: dict[str, int]) -> None:
     problem = body(400, "x", **more)
     assert msgspec.json.encode(msgspec.json.decode(problem, type=responses.ProblemDetails)) + b"\n" == problem
 
@@ -67,10 +67,10 @@ SNIFF = "x-content-type-options"
         ("BAD METHOD", "/", 400),
     ],
 )
-async def test_an_answer_is_only_what_its_type_says(
+async def test_a_response_is_never_sniffed_as_another_type(
     serve: Serve, method: str, path: str, status: int
 ) -> None:
-    """To a browser too, whatever a publisher has put into it; aiohttp's own refusals are no other."""
+    """Browsers keep its type whatever a publisher sent. aiohttp's own errors are the same."""
     answer = await ask(await serve(), method, path, body=b"<script>" * (method == "POST"))
     assert (answer.status, answer.headers[SNIFF]) == (status, "nosniff")
 
@@ -82,8 +82,8 @@ async def test_an_answer_is_only_what_its_type_says(
         ("application/x-ndjson", "application/x-ndjson"),
     ],
 )
-async def test_a_stream_has_a_type_that_is_never_another(server: LiveServer, kind: str, said: str) -> None:
-    """By WHATWG MIME Sniffing, 7, so that its head need not say it; HEAD says what GET does."""
+async def test_the_type_of_a_stream_is_never_sniffed(server: LiveServer, kind: str, said: str) -> None:
+    """By WHATWG MIME Sniffing, 7, the head needs no nosniff. HEAD has the headers of GET."""
     for method in ("GET", "HEAD"):
         answer = await ask(server, method, "/events", headers=f"Accept: {kind}\r\n")
         assert (answer.status, answer.headers["content-type"]) == (200, said)

@@ -1,4 +1,4 @@
-"""Request targets: bounded before they are taken apart, and forgotten with their request."""
+"""Request targets: limited before they are parsed, and not cached beyond their request."""
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -13,15 +13,15 @@ from tests.support.sockets import RawClient
 
 
 def is_kept(target: str) -> bool:
-    """Return whether yarl has the URL that aiohttp's parser makes of a target."""
+    """Return whether yarl caches the URL that aiohttp's parser makes of a target."""
     path, _, query = target.partition("?")
     hits = _url.build_pre_encoded_url.cache_info().hits
     URL.build(path=path, query_string=query, encoded=True)
     return bool(_url.build_pre_encoded_url.cache_info().hits > hits)
 
 
-def test_the_caches_are_those_of_the_library() -> None:
-    """One that has another name in another version would be filled by everybody."""
+def test_the_cleared_caches_are_those_of_yarl() -> None:
+    """A cache renamed in another version would fill up unnoticed."""
     assert len(request_head.CLEAR) == 1 + len(URL_CACHES)
 
 
@@ -36,8 +36,10 @@ def test_the_caches_are_those_of_the_library() -> None:
         ("/" + "x" * 30_000, 414, False),
     ],
 )
-async def test_a_long_target_is_forgotten(client: RawClient, target: str, status: int, *, kept: bool) -> None:
-    """And each that was refused; only such are kept as take next to nothing."""
+async def test_a_long_target_is_not_cached(
+    client: RawClient, target: str, status: int, *, kept: bool
+) -> None:
+    """Neither is a refused one. Targets in the cache take almost no memory."""
     await client.request("HEAD", target)
     assert (await client.head()).startswith(b"HTTP/1.1 %d " % status)
     assert is_kept(target) is kept
@@ -46,15 +48,15 @@ async def test_a_long_target_is_forgotten(client: RawClient, target: str, status
 @pytest.mark.parametrize(
     "line", [f"CONNECT {'x' * 5000}:1", f"CONNECT {'x:' * 500}", f"GET http://x:y{'z' * 999}/"]
 )
-async def test_what_no_route_is_for_is_forgotten(client: RawClient, line: str) -> None:
+async def test_a_target_without_a_route_is_not_cached(client: RawClient, line: str) -> None:
     forget_targets()
     await client.send(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await client.rest()
     assert [cache.cache_info().currsize for cache in URL_CACHES] == [0, 0, 0, 0]
 
 
-def test_parameters_are_counted_before_they_are_taken_apart() -> None:
-    """As many as name a channel each, and a hundred beside."""
+def test_parameters_are_counted_before_they_are_parsed() -> None:
+    """The limit is the number of channels and a hundred more."""
     fitting = make_mocked_request("GET", "/events?" + "&".join(f"a{each}=1" for each in range(103)))
     require_fitting_target(fitting, max_channels=3)
     many = make_mocked_request("GET", "/events?" + "&".join(f"a{each}=1" for each in range(104)))
@@ -64,7 +66,7 @@ def test_parameters_are_counted_before_they_are_taken_apart() -> None:
     assert "query" not in many.rel_url._cache
 
 
-def test_a_target_has_so_many_bytes() -> None:
+def test_a_target_is_limited_in_bytes() -> None:
     require_fitting_target(make_mocked_request("GET", "/".ljust(MAX_TARGET, "x")), max_channels=1)
     with pytest.raises(Problem, match=r"^request line: has 16385 bytes, more than 16384; send"):
         require_fitting_target(make_mocked_request("GET", "/".ljust(MAX_TARGET + 1, "x")), max_channels=1)
@@ -72,10 +74,10 @@ def test_a_target_has_so_many_bytes() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
 @pytest.mark.parametrize("host", ["xn--" + "a" * 15_000, "xn--" + "a" * 100, "x" * 256])
-async def test_a_host_that_cannot_be_one_is_refused(
+async def test_a_malformed_host_in_a_target_is_refused(
     server: Server, client: RawClient, method: str, host: str
 ) -> None:
-    """Unread if it is long; the answer says so, and is counted as any other."""
+    """A long one is not parsed. The refusal is counted as any other."""
     target = f"{host}:443" if method == "CONNECT" else f"http://{host}/healthz"
     await client.send(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     answer = await client.rest()
@@ -86,7 +88,7 @@ async def test_a_host_that_cannot_be_one_is_refused(
 
 
 @pytest.mark.parametrize("host", ["localhost", "[::1]:80", "xn--bcher-kva.example"])
-async def test_a_target_may_have_any_other_host(client: RawClient, host: str) -> None:
-    """A client that takes this server for its proxy says it."""
+async def test_a_target_may_name_any_well_formed_host(client: RawClient, host: str) -> None:
+    """A client that takes the server for its proxy sends one."""
     await client.send(f"GET http://{host}/healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert (await client.answer())[0] == 200

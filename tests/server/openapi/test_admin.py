@@ -1,4 +1,4 @@
-"""The contract of POST /tokens and /revoke."""
+"""The OpenAPI operations POST /tokens and /revoke."""
 
 import json
 
@@ -69,7 +69,7 @@ REVOCATIONS = [
     [("mint", "/tokens", WISHES), ("revoke", "/revoke", REVOCATIONS)],
     ids=["mint", "revoke"],
 )
-async def test_what_may_be_asked_is_described_as_it_is_taken(
+async def test_the_schema_accepts_what_the_server_accepts(
     client: RawClient, name: str, path: str, bodies: list[object]
 ) -> None:
     schema = OPERATIONS[name].said["requestBody"]["content"]["application/json"]["schema"]

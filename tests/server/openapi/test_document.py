@@ -1,4 +1,4 @@
-"""GET /openapi.json: the contract, and that the server keeps it."""
+"""GET /openapi.json: the document, and that the server keeps to it."""
 
 import json
 import re
@@ -42,7 +42,7 @@ OF_STATUS = {
 
 
 async def ask(server: LiveServer, operation: Operation, asked: Asked) -> Answer:
-    """Make a request on a connection of its own, and give the answer; of a stream its head alone."""
+    """Send a request on a new connection, and return the response, of a stream the head only."""
     client = await server.connect()
     length = "" if "ength:" in asked.headers else f"Content-Length: {len(asked.body)}\r\n"
     host = "" if "Host:" in asked.headers else "Host: localhost\r\n"
@@ -63,35 +63,35 @@ async def ask(server: LiveServer, operation: Operation, asked: Asked) -> Answer:
         SecuritySchemes(secured=True, anonymous=[Action.SUBSCRIBE], cookie="session"),
     ],
 )
-def test_the_contract_is_openapi(terms: SecuritySchemes) -> None:
-    """As the specification's own schema has it, with every reference to something that is there."""
+def test_the_document_is_valid_openapi(terms: SecuritySchemes) -> None:
+    """It is valid by the specification's own schema, and every reference resolves."""
     OpenAPIV31SpecValidator(json.loads(document(terms))).validate()
 
 
 def routes(app: web.Application) -> set[tuple[str, str]]:
-    """Return what the application answers, but the answers to what it does not take."""
+    """Return the routes of the application without the fallbacks for other methods."""
     found = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     return {(method, path) for method, path in found if method != "*"}
 
 
-async def test_the_contract_has_every_route_and_no_other() -> None:
+async def test_the_document_has_exactly_the_routes() -> None:
     told = {(method.upper(), path) for path in DOCUMENT["paths"] for method in DOCUMENT["paths"][path]}
     assert {(method, path) for method, path in told if method != "PARAMETERS"} == routes(create_app())
 
 
-def test_every_operation_has_a_name_of_its_own() -> None:
+def test_every_operation_has_a_unique_name() -> None:
     names = [operation.said["operationId"] for operation in OPERATIONS]
     assert len(names) == len(set(names))
 
 
-async def test_the_contract_is_served(client: RawClient) -> None:
+async def test_the_document_is_served(client: RawClient) -> None:
     assert await client.ask("GET", "/openapi.json") == (200, document(SecuritySchemes()))
     await client.request("HEAD", "/openapi.json")
     assert f"\r\nContent-Length: {len(document(SecuritySchemes()))}\r\n".encode() in await client.head()
 
 
-async def test_a_server_with_credentials_says_where_they_go(serve: Serve) -> None:
-    """And what is open to all of them; who may not ask is not told."""
+async def test_the_document_has_the_places_of_credentials(serve: Serve) -> None:
+    """It has them for each operation that needs one. Callers without the permission do not get it."""
     _, client = await serve.connected(token=TOKEN, cookie="session", anonymous_subscribe=("news",))
     assert (await client.ask("GET", "/openapi.json"))[0] == 401
     status, body = await client.ask("GET", "/openapi.json", headers=f"Authorization: Bearer {TOKEN}\r\n")
@@ -126,8 +126,8 @@ PROVOKED: Mapping[int, tuple[Mapping[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("status", PROVOKED)
-async def test_every_status_can_be_had_that_the_contract_tells_of(serve: Serve, status: int) -> None:
-    """Wherever it is told of, and nowhere else; what it is elsewhere is told of too."""
+async def test_every_documented_status_can_occur(serve: Serve, status: int) -> None:
+    """It occurs at each operation that has it and at no other, where other errors are documented too."""
     settings, query, headers = PROVOKED[status]
     server = await serve(**settings)
     for operation in OPERATIONS:
@@ -136,15 +136,15 @@ async def test_every_status_can_be_had_that_the_contract_tells_of(serve: Serve, 
         operation.require(answer)
 
 
-def test_every_status_of_the_contract_is_tried() -> None:
+def test_every_documented_status_is_tried() -> None:
     assert set(OF_STATUS) == {*PROVOKED, 200, 204, 404, 422, 429, 501, 503}
 
 
 @pytest.mark.parametrize("served", Endpoint)
-async def test_what_a_listener_does_not_serve_is_not_found(serve: Serve, served: Endpoint) -> None:
+async def test_endpoints_of_another_listener_are_not_found(serve: Serve, served: Endpoint) -> None:
     public = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE,))
     server = await serve(listener=(ListenerRule(host="127.0.0.1", port=0, endpoints=(served,)), public))
-    # The stream that the examples name.
+    # The id of the stream in the examples.
     reader = await RawClient.open(server.listeners[1].port or 0)
     await reader.subscribe()
     for operation in OPERATIONS:
@@ -156,10 +156,11 @@ async def test_what_a_listener_does_not_serve_is_not_found(serve: Serve, served:
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"7"])
-async def test_json_of_the_wrong_shape_is_told_as_the_contract_has_it(
-    server: LiveServer, body: bytes
-) -> None:
-    """422, wherever JSON is taken, and nowhere else; to subscribe, nothing need be said."""
+async def test_json_of_the_wrong_shape_is_documented(server: LiveServer, body: bytes) -> None:
+    """The 422 is at each operation with a JSON body, and at no other.
+
+    A subscription may have an empty body.
+    """
     for operation in OPERATIONS:
         answer = await ask(server, operation, Asked(operation.target, JSON, body))
         taken = "requestBody" in operation.said and 422 in operation.statuses
@@ -169,7 +170,7 @@ async def test_json_of_the_wrong_shape_is_told_as_the_contract_has_it(
 
 
 @pytest.mark.parametrize("reason", [RejectReason.FULL, RejectReason.ADDRESS])
-def test_the_door_answers_as_the_contract_has_it(reason: RejectReason) -> None:
+def test_responses_of_admission_control_are_documented(reason: RejectReason) -> None:
     for operation in OPERATIONS:
         request = f"{operation.method} {operation.target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
         answer = rejection_response(request, reason=reason, cors=Cors(()), readiness=Readiness(Broadcaster()))
@@ -177,7 +178,7 @@ def test_the_door_answers_as_the_contract_has_it(reason: RejectReason) -> None:
         operation.require(Answer.of(head, body))
 
 
-async def test_a_rate_is_told_as_the_contract_has_it(serve: Serve) -> None:
+async def test_refusals_of_rate_limits_are_documented(serve: Serve) -> None:
     server = await serve(
         token=TOKEN, publish_rate=1, publish_burst=1, max_batch=1, max_connections_per_token=1
     )
@@ -190,8 +191,8 @@ async def test_a_rate_is_told_as_the_contract_has_it(serve: Serve) -> None:
         operation.require(answers[1])
 
 
-async def test_a_server_that_drains_answers_as_the_contract_has_it(server: LiveServer) -> None:
-    """503, to whoever publishes, subscribes, or asks whether it is ready."""
+async def test_responses_of_a_draining_server_are_documented(server: LiveServer) -> None:
+    """It is a 503 for a publish, a subscription and a readiness check."""
     await server.broadcaster.close(timeout=0)
     names = {"publish", "subscribe", "subscribeByBody", "ready"}
     for operation in [each for each in OPERATIONS if each.said["operationId"] in names]:
@@ -200,7 +201,7 @@ async def test_a_server_that_drains_answers_as_the_contract_has_it(server: LiveS
         operation.require(answer)
 
 
-async def test_a_stream_that_is_refused_is_told_as_the_contract_has_it(server: LiveServer) -> None:
+async def test_a_refused_stream_is_documented(server: LiveServer) -> None:
     await server.broadcaster.close(timeout=0)
     names = {"subscribe", "subscribeTo", "subscribeByBody"}
     for operation in [each for each in OPERATIONS if each.said["operationId"] in names]:
@@ -209,14 +210,14 @@ async def test_a_stream_that_is_refused_is_told_as_the_contract_has_it(server: L
         operation.require(answer)
 
 
-async def test_an_answer_without_its_message_is_as_the_contract_has_it(server: LiveServer) -> None:
+async def test_a_response_without_its_message_is_documented(server: LiveServer) -> None:
     (publish,) = [each for each in OPERATIONS if each.said["operationId"] == "publish"]
     answer = await ask(server, publish, Asked(publish.target, body=b"x" * 70_000))
     assert "message" not in json.loads(answer.body)
     publish.require(answer)
 
 
-async def test_what_is_not_installed_is_told_as_the_contract_has_it(serve: Serve, monkeypatch: Patch) -> None:
+async def test_a_missing_package_is_documented(serve: Serve, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "jwt", None)
     server = await serve()
     body = json.dumps({"grants": {"subscribe": ["news"]}}).encode()
@@ -229,16 +230,16 @@ async def test_what_is_not_installed_is_told_as_the_contract_has_it(serve: Serve
 RAISED = re.compile(r"Problem\(\s*(\d{3})\b")
 
 
-def test_every_status_that_the_code_raises_is_in_the_contract() -> None:
-    """And no other, but for the one that other methods are answered with, and the one that nobody reads."""
+def test_every_status_raised_in_the_code_is_documented() -> None:
+    """No other is, except the one for wrong methods and one that no client receives."""
     files = Path(sse_broadcast.__file__).parent.glob("server/**/*.py")
     raised = {int(status) for file in files for status in RAISED.findall(file.read_text())}
     assert {*raised, *(status for _, status in STATUSES)} - {405} == set(OF_STATUS) - {200, 204}
     assert GONE not in OF_STATUS
 
 
-async def test_a_mounted_application_has_its_contract_where_it_is() -> None:
-    """Its paths are those beside the document, wherever that is."""
+async def test_a_mounted_application_documents_its_own_paths() -> None:
+    """They are relative to the URL of the document."""
     async with mounted() as push:
         client = await RawClient.open(push.port)
         status, answer = await client.ask("GET", "/push/openapi.json")

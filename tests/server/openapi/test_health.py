@@ -1,4 +1,4 @@
-"""The contract of GET /healthz and /readyz."""
+"""The OpenAPI operations GET /healthz and /readyz."""
 
 import json
 
@@ -8,8 +8,8 @@ from sse_broadcast.server.openapi.security import SecuritySchemes
 from tests.support.contract import operations
 
 
-def test_whoever_asks_for_health_needs_no_credential() -> None:
-    """Nor is turned away for any other reason than that there is no room."""
+def test_health_needs_no_credential() -> None:
+    """The only refusal is that of a full server."""
     told = operations(json.loads(document(SecuritySchemes(secured=True))))
     of_health = [operation for operation in told if operation.said["tags"] == ["health"]]
     assert len(of_health) == 3 * len(HEALTH_PATHS)

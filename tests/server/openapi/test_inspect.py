@@ -1,4 +1,4 @@
-"""The contract of GET /status, /channels, /subscribers and /openapi.json."""
+"""The OpenAPI operations GET /status, /channels, /subscribers and /openapi.json."""
 
 import json
 from urllib.parse import urlencode
@@ -17,7 +17,7 @@ from tests.support.sockets import RawClient
 OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(SecuritySchemes())))}
 
 
-def test_the_parameters_are_those_that_are_heard() -> None:
+def test_the_parameters_are_those_of_the_parser() -> None:
     told = {
         name: [each.name for each in path.get.parameters] for name, path in INSPECT_PATHS.items() if path.get
     }
@@ -28,7 +28,7 @@ def test_the_parameters_are_those_that_are_heard() -> None:
 
 @pytest.mark.parametrize("path", ["/channels", "/subscribers"])
 @pytest.mark.parametrize(("limit", "status"), [(0, 400), (1, 200), (query.MAX_PAGE_SIZE, 200), (1001, 400)])
-async def test_a_limit_is_described_as_it_is_taken(
+async def test_the_schema_of_limit_accepts_what_the_server_accepts(
     client: RawClient, path: str, limit: int, status: int
 ) -> None:
     get = INSPECT_PATHS[path].get
@@ -46,7 +46,7 @@ async def test_a_limit_is_described_as_it_is_taken(
         *(("channel", channel) for channel in ("news", "a b", "", ".", "x" * 129, "a*")),
     ],
 )
-async def test_what_readers_are_asked_for_by_is_described_as_it_is_taken(
+async def test_the_schema_of_sort_accepts_what_the_server_accepts(
     client: RawClient, name: str, value: str
 ) -> None:
     status, _ = await client.ask("GET", f"/subscribers?{urlencode({name: value})}")

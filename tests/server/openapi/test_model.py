@@ -1,4 +1,4 @@
-"""The document's own types, and its schemas."""
+"""The types of the OpenAPI document, and its schemas."""
 
 from collections.abc import Callable
 
@@ -44,8 +44,8 @@ def takes(check: Callable[[str], object], text: str) -> bool:
 
 @pytest.mark.parametrize("name", TAKEN)
 @given(text=TEXTS)
-def test_a_pattern_takes_what_its_noun_takes(name: str, text: str) -> None:
-    """Neither more nor less: who reads the contract is never refused for what it allows."""
+def test_a_pattern_accepts_what_its_parser_accepts(name: str, text: str) -> None:
+    """It accepts neither more nor less: a request that fits the document is never refused."""
     schema, check = TAKEN[name]
     assert jsonschema_rs.is_valid(dict(schema), text) == takes(check, text)
 
@@ -59,6 +59,6 @@ def test_a_pattern_takes_what_its_noun_takes(name: str, text: str) -> None:
         (model.RETRY_SCHEMA, [500, 3_600_000, 3000.0], [499, 0, -1, 3_600_001, 1000.5, "1000"]),
     ],
 )
-def test_a_schema_takes_these_and_not_those(schema: Schema, good: list[object], bad: list[object]) -> None:
+def test_a_schema_accepts_and_refuses(schema: Schema, good: list[object], bad: list[object]) -> None:
     assert [value for value in good if not jsonschema_rs.is_valid(dict(schema), value)] == []
     assert [value for value in bad if jsonschema_rs.is_valid(dict(schema), value)] == []

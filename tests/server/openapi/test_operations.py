@@ -1,4 +1,4 @@
-"""What operations have in common, and their problems."""
+"""What OpenAPI operations share, and their problems."""
 
 import msgspec
 
@@ -7,14 +7,13 @@ from sse_broadcast.server.openapi.model import Operation, Parameter, Response
 from sse_broadcast.server.openapi.operations import WHEN, problems, read_operations, responses
 
 
-def test_whatever_is_pointed_to_is_there() -> None:
+def test_every_reference_resolves() -> None:
     named = {ref.to.removeprefix("#/components/responses/") for ref in problems(*WHEN).values()}
     assert named == set(responses())
     assert len(named) == len(WHEN)
 
 
-def test_every_error_of_the_nouns_has_its_place() -> None:
-    """A status that the code can give is one that the contract knows."""
+def test_every_error_has_a_documented_status() -> None:
     assert {status for _, status in STATUSES} <= set(WHEN)
 
 
@@ -24,7 +23,7 @@ OPERATION = Operation(
 NAME = Parameter("name", "path", "Whose.", {}, required=True)
 
 
-def test_options_look_at_no_name() -> None:
+def test_options_does_not_check_the_host() -> None:
     narrow = msgspec.structs.replace(NAME, schema={"type": "string", "pattern": "^a$"})
     path = read_operations(OPERATION, narrow)
     assert path.options is not None

@@ -1,4 +1,4 @@
-"""The contract of POST /send."""
+"""The OpenAPI operation POST /send."""
 
 import json
 from typing import Any
@@ -70,15 +70,15 @@ def is_taken(value: Any, *named: str) -> bool:
 
 
 @given(st.one_of(EVENTS, GOOD))
-def test_an_event_is_described_as_it_is_taken(value: dict[str, Any]) -> None:
-    """Neither more nor less, with channels in the address and without."""
+def test_the_schema_of_an_event_accepts_what_the_server_accepts(value: dict[str, Any]) -> None:
+    """It accepts neither more nor less, with channels in the path and without."""
     for operation, named in ((ANYWHERE, ()), (THERE, ("news",))):
         schema = operation.said["requestBody"]["content"]["application/x-ndjson"]["schema"]
         assert operation.validator(schema).is_valid(value) == is_taken(value, *named)
 
 
-def test_the_parameters_are_those_that_are_heard() -> None:
-    """For either method, and with channels in the path too."""
+def test_the_parameters_are_those_of_the_parser() -> None:
+    """This holds for both methods, and with channels in the path."""
     for path in PUBLISH_PATHS.values():
         for operation in (path.post, path.put):
             assert operation is not None
@@ -86,6 +86,6 @@ def test_the_parameters_are_those_that_are_heard() -> None:
             assert told == set(publish.PUBLISH_PARAMETERS)
 
 
-def test_text_may_be_anything() -> None:
-    """Curl's own default type is text as well."""
+def test_a_text_body_may_have_any_type() -> None:
+    """curl's default type counts as text as well."""
     assert ANYWHERE.said["requestBody"]["content"]["text/plain"]["schema"] == {"type": "string"}

@@ -1,4 +1,4 @@
-"""The contract of GET /events."""
+"""The OpenAPI operation GET /events."""
 
 import itertools
 import json
@@ -41,15 +41,15 @@ def stream() -> Response:
     return answer
 
 
-def test_the_parameters_are_those_that_are_heard() -> None:
-    """The token beside them is told of as a credential."""
+def test_the_parameters_are_those_of_the_parser() -> None:
+    """The token among them is documented as a security scheme."""
     for operation in (OPERATION, *OTHERS):
         assert operation is not None
         told = {parameter.name for parameter in operation.parameters if parameter.place == "query"}
         assert told | {IN_QUERY} == set(subscribe_request.SUBSCRIBE_PARAMETERS)
 
 
-def test_the_example_of_a_stream_is_one() -> None:
+def test_the_example_of_a_stream_is_valid() -> None:
     example = stream().content["text/event-stream"].examples["event"].value
     assert isinstance(example, str)
     head, first, second = example.encode().partition(b"event: price\n")
@@ -59,7 +59,7 @@ def test_the_example_of_a_stream_is_one() -> None:
     assert Decoder().feed(example.encode())[1:] == [event]
 
 
-def test_the_example_of_a_line_is_one() -> None:
+def test_the_example_of_a_line_is_valid() -> None:
     media = stream().content["application/x-ndjson"]
     example = media.examples["event"].value
     assert isinstance(example, str)
@@ -67,7 +67,7 @@ def test_the_example_of_a_line_is_one() -> None:
     operation.validator(media.schema).validate(json.loads(example))
 
 
-# What a body says.
+# Bodies.
 
 (BY_BODY,) = [each for each in operations(json.loads(document(SecuritySchemes()))) if each.method == "POST"][
     :1
@@ -76,8 +76,8 @@ SCHEMA = BY_BODY.said["requestBody"]["content"]["application/json"]["schema"]
 VALIDATOR = BY_BODY.validator(SCHEMA)
 
 
-def test_a_body_has_the_members_that_are_heard() -> None:
-    """Those of the query, and the other names of channels and of ids that clients use."""
+def test_a_body_has_the_members_of_the_parser() -> None:
+    """They are those of the query, and other names of channels and ids that clients use."""
     members = {*SUBSCRIBE_MEMBERS, *CHANNEL_PARAMETERS, "channels", "lastEventId", "Last-Event-ID"}
     assert SCHEMA["properties"].keys() == members
     assert SCHEMA["additionalProperties"] is False
@@ -102,16 +102,15 @@ PAIRS: list[tuple[str, Any]] = [
 DESCRIBED = [pair for pair in PAIRS if VALIDATOR.is_valid(dict([pair]))]
 
 
-def test_each_member_is_tried_as_it_is_described_and_otherwise() -> None:
-    """Or the test below would try nothing."""
+def test_each_member_is_tried_with_valid_and_invalid_values() -> None:
+    """Otherwise the next test would not cover it."""
     assert {name for name, _ in DESCRIBED} == SCHEMA["properties"].keys()
     assert {name for name, value in PAIRS if (name, value) not in DESCRIBED} > SCHEMA["properties"].keys()
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(DESCRIBED), max_size=4).map(dict))
-def test_a_body_as_it_is_described_is_taken(value: dict[str, Any]) -> None:
-    """Who reads the contract is never refused for what it allows."""
+def test_a_body_that_fits_the_schema_is_accepted(value: dict[str, Any]) -> None:
     assert VALIDATOR.is_valid(value)
     request = make_mocked_request("POST", "/events", {}, app=APP)
     assert isinstance(
@@ -121,7 +120,7 @@ def test_a_body_as_it_is_described_is_taken(value: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("value", [*range(-1, 5), *range(58, 63), "event", "event,4", "60,event", "x", "2"])
-def test_a_heartbeat_is_described_as_it_is_taken(value: object) -> None:
+def test_the_schema_of_heartbeat_accepts_what_the_server_accepts(value: object) -> None:
     request = make_mocked_request("POST", "/events", {}, app=APP)
     described = VALIDATOR.is_valid({"heartbeat": value})
     try:

@@ -1,4 +1,4 @@
-"""Large bodies are decoded in a thread, and published as if they had not been."""
+"""Body decoder: large bodies are decoded in a thread, with the same result."""
 
 import asyncio
 import threading
@@ -24,8 +24,8 @@ def batch(count: int) -> bytes:
     return b"[" + b",".join(EVENT % number for number in range(count)).ljust(LARGE) + b"]"
 
 
-async def test_only_a_large_body_goes_to_the_thread() -> None:
-    """A smaller one is decoded at once, and nothing is waited for."""
+async def test_only_a_large_body_is_decoded_in_the_thread() -> None:
+    """A smaller one is decoded at once, without an await."""
     decoder = BodyDecoder()
     here = threading.get_ident()
     assert await decoder.run(threading.get_ident, size=LARGE) == here
@@ -36,8 +36,8 @@ async def test_only_a_large_body_goes_to_the_thread() -> None:
     decoder.close()
 
 
-async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
-    """Whoever hangs up makes no work for the thread; what has begun comes to its end."""
+async def test_a_cancelled_body_is_not_decoded() -> None:
+    """A client that hangs up costs the thread nothing. A decode that has begun is finished."""
     decoder, authorizer, done = BodyDecoder(), threading.Event(), list[str]()
 
     def decode(name: str) -> None:
@@ -55,7 +55,7 @@ async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
     decoder.close()
 
 
-async def test_a_closed_decoder_decodes_nothing_more() -> None:
+async def test_a_closed_decoder_decodes_nothing() -> None:
     decoder, authorizer = BodyDecoder(), threading.Event()
     first = asyncio.ensure_future(decoder.run(lambda: authorizer.wait(30), size=LARGE + 1))
     second = asyncio.ensure_future(decoder.run(lambda: True, size=LARGE + 1))
@@ -67,7 +67,7 @@ async def test_a_closed_decoder_decodes_nothing_more() -> None:
         await second
 
 
-async def test_an_application_closes_its_own() -> None:
+async def test_an_application_closes_its_own_decoder() -> None:
     runner = web.AppRunner(app := create_app())
     await runner.setup()
     assert await app[DECODER].run(threading.get_ident, size=LARGE + 1) != threading.get_ident()
@@ -77,7 +77,7 @@ async def test_an_application_closes_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", [JSON, NDJSON])
-async def test_a_large_batch_is_published_as_any(server: LiveServer, kind: str) -> None:
+async def test_a_large_batch_is_published(server: LiveServer, kind: str) -> None:
     reader, publisher = await server.subscriber("/events/a"), await server.connect()
     body = batch(100) if kind == JSON else b"\n".join([*(EVENT % each for each in range(100)), b" " * LARGE])
     status, answer = await publisher.ask("POST", "/send", body=body, headers=kind)
@@ -91,7 +91,10 @@ async def test_a_large_batch_is_published_as_any(server: LiveServer, kind: str) 
 
 
 async def hold_up(decoder: BodyDecoder, monkeypatch: Patch) -> tuple[threading.Event, list[int]]:
-    """Block the decoder's thread; return what lets it go on, and the sizes of what waits for it."""
+    """Block the decoder's thread.
+
+    Return the function that releases it, and the sizes of the queued bodies.
+    """
     go_on, run, waiting = threading.Event(), decoder.run, list[int]()
     asyncio.get_running_loop().create_task(run(lambda: go_on.wait(30), size=LARGE + 1))
     await asyncio.sleep(0)
@@ -105,8 +108,10 @@ async def hold_up(decoder: BodyDecoder, monkeypatch: Patch) -> tuple[threading.E
 
 
 @pytest.mark.both_loops
-async def test_others_are_served_while_a_large_body_waits(server: LiveServer, monkeypatch: Patch) -> None:
-    """And a publisher that hangs up meanwhile has published nothing: neither all of it nor a part."""
+async def test_other_requests_are_served_while_a_large_body_waits(
+    server: LiveServer, monkeypatch: Patch
+) -> None:
+    """A publisher that hangs up meanwhile has published nothing."""
     go_on, waiting = await hold_up(server.app[DECODER], monkeypatch)
     large, other = await server.connect(), await server.connect()
     await large.request("POST", "/send", body=batch(10), headers=JSON)
@@ -119,8 +124,8 @@ async def test_others_are_served_while_a_large_body_waits(server: LiveServer, mo
     assert server.broadcaster.counts.published == 4
 
 
-async def test_the_grant_and_the_rate_are_asked_before(serve: Serve, monkeypatch: Patch) -> None:
-    """Whoever may not publish there, or not now, makes no work for the thread."""
+async def test_permission_and_rate_are_checked_before_decoding(serve: Serve, monkeypatch: Patch) -> None:
+    """A refused publisher costs the thread nothing."""
     server = await serve(
         caller=(caller("ann", publish=("a",)),), publish_rate=1, publish_burst=10, max_batch=10
     )

@@ -1,4 +1,4 @@
-"""The event loop: how late it is, and the threads beside it."""
+"""Event loop: its lag, and the threads beside it."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ from tests.support.sockets import until
 pytestmark = pytest.mark.both_loops
 
 
-async def test_a_loop_that_was_held_up_was_late() -> None:
+async def test_a_blocked_loop_has_a_lag() -> None:
     metrics = Metrics()
     lag = LoopLagMonitor(metrics)
     lag.start()
@@ -27,8 +27,8 @@ async def test_a_loop_that_was_held_up_was_late() -> None:
     assert metrics.loop_lag.total - before >= 0.3
 
 
-async def test_a_server_has_its_loop_looked_at_until_it_stops(server: Server) -> None:
-    """And no longer: nothing is left on the loop."""
+async def test_a_server_measures_the_lag_until_it_stops(server: Server) -> None:
+    """Afterwards nothing is scheduled on the loop."""
     metrics = server.broadcaster.metrics
     await until(lambda: metrics.loop_lag.count > 1)
     await server.stop()
@@ -38,21 +38,21 @@ async def test_a_server_has_its_loop_looked_at_until_it_stops(server: Server) ->
     assert metrics.loop_lag.count == looks
 
 
-async def test_one_that_was_never_started_can_be_stopped() -> None:
+async def test_a_monitor_that_was_never_started_can_be_stopped() -> None:
     LoopLagMonitor(Metrics()).stop()
 
 
 def call(do: Callable[[], object]) -> asyncio.Future[object]:
-    """Have a new executor make a call."""
+    """Run a call in a new executor."""
     return asyncio.get_running_loop().run_in_executor(DaemonThreadExecutor(), do)
 
 
-async def test_what_a_call_gives_is_given() -> None:
+async def test_the_result_of_a_call_is_returned() -> None:
     assert await call(threading.get_ident) != threading.get_ident()
 
 
-async def test_what_a_call_raises_is_raised() -> None:
-    """Also what is no Exception: whoever waits would wait for ever."""
+async def test_an_exception_of_a_call_is_raised() -> None:
+    """This holds for a BaseException too: otherwise the caller would wait for ever."""
     with pytest.raises(ZeroDivisionError):
         await call(lambda: 1 // 0)
 
@@ -63,8 +63,8 @@ async def test_what_a_call_raises_is_raised() -> None:
         await call(leave)
 
 
-async def test_a_call_waits_for_no_other() -> None:
-    """However many of them there are that do not end."""
+async def test_a_call_does_not_wait_for_others() -> None:
+    """Any number of other calls may never end."""
     goes_on = threading.Event()
     stuck = [call(goes_on.wait) for _ in range(50)]
     assert await call(lambda: "done") == "done"
@@ -72,7 +72,7 @@ async def test_a_call_waits_for_no_other() -> None:
     await asyncio.gather(*stuck)
 
 
-async def test_a_call_that_does_not_end_is_left_at_the_end() -> None:
+async def test_a_call_that_does_not_end_is_abandoned_on_exit() -> None:
     """Neither the executor nor the interpreter waits for its thread."""
     goes_on, executor = threading.Event(), DaemonThreadExecutor()
     before = set(threading.enumerate())

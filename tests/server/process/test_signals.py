@@ -1,4 +1,4 @@
-"""Signals: what is heard, and what is not any more. Those of a running server are in test_serve."""
+"""Signal handlers. Those of a running server are in test_serve."""
 
 import asyncio
 import os
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.both_loops
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Leave the process as it was."""
+    """Restore the signal handlers of the process."""
     before = signal.getsignal(signal.SIGUSR2)
     yield
     signal.signal(signal.SIGUSR2, before)
 
 
-async def test_each_signal_has_its_own_meaning() -> None:
+async def test_each_signal_has_its_own_handler() -> None:
     heard: list[str] = []
     install_handlers(
         {signal.SIGUSR1: lambda: heard.append("one"), signal.SIGUSR2: lambda: heard.append("two")}
@@ -39,7 +39,7 @@ async def test_each_signal_has_its_own_meaning() -> None:
     asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
 
 
-def test_a_terminal_that_is_not_its_own_ends_nothing() -> None:
+def test_a_hang_up_of_another_terminal_does_not_stop_the_server() -> None:
     ours, terminal = pty.openpty()
     before = os.dup(0)
     done: list[str] = []
@@ -55,8 +55,8 @@ def test_a_terminal_that_is_not_its_own_ends_nothing() -> None:
     assert done == ["reload"]
 
 
-async def test_a_signal_that_is_ignored_ends_nothing() -> None:
-    """Though a closed loop has left it to."""
+async def test_an_ignored_signal_does_not_stop_the_process() -> None:
+    """Closing the loop had restored its default."""
     install_handlers({signal.SIGUSR2: lambda: None})
     asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL

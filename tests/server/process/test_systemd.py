@@ -1,4 +1,4 @@
-"""What a supervisor is told, and when: a real datagram socket hears it."""
+"""Notifications to systemd, received by a real datagram socket."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ PID = str(os.getpid())
 
 @pytest.fixture(params=["file", "abstract"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return an address to be told at, of both kinds that systemd uses."""
+    """Return a socket address of each kind that systemd uses."""
     return str(tmp_path / "notify") if request.param == "file" else f"@sse-notify-{PID}"
 
 
@@ -33,8 +33,8 @@ def microseconds() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
 
-async def test_it_is_told_each_state(address: str) -> None:
-    """In the words of sd_notify(3); the time of a reload is the kernel's monotonic one."""
+async def test_each_state_is_sent(address: str) -> None:
+    """The messages are those of sd_notify(3). The time of a reload is from CLOCK_MONOTONIC."""
     with Notices(address) as notices:
         supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": address})
         supervisor.ready("listens on x")
@@ -52,8 +52,8 @@ async def test_it_is_told_each_state(address: str) -> None:
         assert notices.waiting() == []
 
 
-async def test_the_loop_tells_that_it_turns(address: str) -> None:
-    """From `ready` to `close`, once however often it is ready; not while something holds the loop up."""
+async def test_the_watchdog_is_sent_while_the_loop_runs(address: str) -> None:
+    """It is sent from `ready` to `close`, by one timer, and not while the loop is blocked."""
     with Notices(address) as notices:
         supervisor = SystemdNotifier.of(
             {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000", "WATCHDOG_PID": PID}
@@ -67,7 +67,7 @@ async def test_the_loop_tells_that_it_turns(address: str) -> None:
         for _ in range(5):
             assert await notices.next() == ["WATCHDOG=1"]
         notices.waiting()
-        time.sleep(0.2)  # what must not happen to the loop
+        time.sleep(0.2)  # This must not block the loop.
         assert notices.waiting() == []
         assert await notices.next() == ["WATCHDOG=1"]
         supervisor.close()
@@ -86,7 +86,7 @@ async def test_the_loop_tells_that_it_turns(address: str) -> None:
         {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": PID + "0"},
     ],
 )
-async def test_a_watchdog_that_is_not_for_us_hears_nothing(address: str, environ: dict[str, str]) -> None:
+async def test_a_watchdog_of_another_process_is_ignored(address: str, environ: dict[str, str]) -> None:
     with Notices(address) as notices:
         supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": address, **environ})
         supervisor.ready("x")
@@ -95,10 +95,8 @@ async def test_a_watchdog_that_is_not_for_us_hears_nothing(address: str, environ
         supervisor.close()
 
 
-async def test_telling_that_the_loop_turns_does_not_keep_it_from_turning(
-    address: str, caplog: Caplog
-) -> None:
-    """A supervisor that takes nothing more is not waited for."""
+async def test_a_full_socket_does_not_block_the_loop(address: str, caplog: Caplog) -> None:
+    """systemd reads nothing more."""
     with Notices(address) as notices, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "20000"})
         supervisor.ready("x")
@@ -114,7 +112,7 @@ async def test_telling_that_the_loop_turns_does_not_keep_it_from_turning(
     assert "NOTIFY_SOCKET: [Errno 11] Resource temporarily unavailable" in caplog.text
 
 
-async def test_without_a_supervisor_nobody_is_told(caplog: Caplog) -> None:
+async def test_without_systemd_nothing_is_sent(caplog: Caplog) -> None:
     supervisor = SystemdNotifier.of({"WATCHDOG_USEC": "1000"})
     supervisor.ready("x")
     supervisor.reloading()
@@ -123,7 +121,7 @@ async def test_without_a_supervisor_nobody_is_told(caplog: Caplog) -> None:
     assert not caplog.records
 
 
-async def test_a_supervisor_that_is_gone_stops_nobody(tmp_path: Path, caplog: Caplog) -> None:
+async def test_a_closed_socket_is_no_error(tmp_path: Path, caplog: Caplog) -> None:
     supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
     supervisor.ready("x")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -131,8 +129,8 @@ async def test_a_supervisor_that_is_gone_stops_nobody(tmp_path: Path, caplog: Ca
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_a_server_tells_of_its_whole_life(programs: Programs, address: str, loop: str) -> None:
-    """Ready when it listens, that its loop turns as often as twice in the time it has, and that it stops."""
+async def test_a_server_sends_the_states_of_its_life(programs: Programs, address: str, loop: str) -> None:
+    """It sends READY when it listens, WATCHDOG twice per interval, and STOPPING."""
     with Notices(address) as notices:
         env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
         times = ("--drain-delay", "0.3", "--drain-timeout", "2", "--shutdown-timeout", "1")
@@ -146,6 +144,6 @@ async def test_a_server_tells_of_its_whole_life(programs: Programs, address: str
             "STATUS=disconnecting 0 subscribers",
             "EXTEND_TIMEOUT_USEC=3300000",
         ]
-        # It stops, and is alive.
+        # It is stopping, and still sends WATCHDOG.
         assert await notices.next() == ["WATCHDOG=1"]
         assert (await serving.process.ended()).code == 0

@@ -1,4 +1,4 @@
-"""Streams that end with their credential or with their time, and what they bring to their end."""
+"""Stream expiry: streams that end with their credential or their maximum lifetime."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0, "overflow": Overflow.DROP_O
 
 
 class Clock:
-    """A time of the day that a test sets."""
+    """A wall clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -47,12 +47,12 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: Patch) -> None:
-    # A clock that a test sets is looked at soon.
+    # A clock set by the test is checked often.
     monkeypatch.setattr(expiry, "CLOCK_CHECK_INTERVAL", 0.005)
 
 
 def ends() -> tuple[list[CloseReason], Callable[[CloseReason], None]]:
-    """Return a list, and what to call at the end of a stream to have the reason in it."""
+    """Return a list, and an end callback that adds the reason to it."""
     found: list[CloseReason] = []
     return found, found.append
 
@@ -62,7 +62,7 @@ def opened(server: LiveServer) -> StreamExpiry:
 
 
 def set_clock(server: LiveServer) -> Clock:
-    """Have the time of open streams set by the test. That of new tokens is the real one."""
+    """Replace the clock of stream expiry. New tokens have the real time."""
     clock = Clock()
     opened(server).clock = clock
     return clock
@@ -78,7 +78,7 @@ async def read(server: LiveServer, token: str, path: str = "/events", **options:
 
 
 async def revoke(server: LiveServer, **whom: object) -> int:
-    """Revoke over HTTP, and give how many streams that ended."""
+    """Revoke over HTTP, and return the number of streams that ended."""
     answer = await ask(
         server, "POST", "/revoke", headers=JSON + bearer(STATIC), body=json.dumps(whom).encode()
     )
@@ -87,7 +87,7 @@ async def revoke(server: LiveServer, **whom: object) -> int:
 
 
 async def gone(server: LiveServer) -> None:
-    """Wait until nothing of any stream is left."""
+    """Wait until nothing is left of any stream."""
     await until(lambda: server.connections == 0 and len(opened(server)) == 0)
     assert server.broadcaster.client_count == 0
     assert len(opened(server)) == 0
@@ -102,7 +102,7 @@ def ids_of(rest: bytes) -> list[str]:
 
 
 async def test_a_stream_ends_when_its_token_expires(serve: Serve) -> None:
-    """Behind what was published for it; with the reason, and the connection with it."""
+    """It gets the events published before, then the reason, and its connection is closed."""
     server = await serve(**SETTINGS)
     clock = set_clock(server)
     reader = await read(server, own(exp=clock.now + 3600, grants={"subscribe": ["default"]}))
@@ -124,7 +124,7 @@ async def test_a_stream_ends_when_its_token_expires(serve: Serve) -> None:
 
 @pytest.mark.parametrize("whom", [{"subject": "ada"}, {"id": "one"}])
 async def test_a_stream_ends_when_its_token_is_revoked(serve: Serve, whom: dict[str, str]) -> None:
-    """Now: what it has is what it got before."""
+    """It ends at once, without the events that are still queued."""
     server = await serve(**SETTINGS)
     reader = await read(server, own(sub="ada", jti="one"), path="/events/a")
     await reader.chunk()
@@ -138,11 +138,8 @@ async def test_a_stream_ends_when_its_token_is_revoked(serve: Serve, whom: dict[
     assert server.broadcaster.counts.closed == {"revoked": 1}
 
 
-async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(serve: Serve) -> None:
-    """Published before, in the same turn of the loop: the one before it ends, the other with it.
-
-    Each is given the id of its own last position, so that with another token it gets what it did not.
-    """
+async def test_queued_events_are_not_sent_to_a_revoked_stream(serve: Serve) -> None:
+    """Each of two streams has the id of its own last event, so it can resume there with another token."""
     server = await serve(**SETTINGS)
     start = server.broadcaster.cursor
     mine = await read(server, own(sub="ada", jti="1"), path="/events/a")
@@ -158,7 +155,7 @@ async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(serve: 
     assert close_block("expired", receipt.id).fullmatch(await expired.chunk())
 
 
-async def test_a_static_tokens_streams_end_when_its_name_is_revoked(serve: Serve) -> None:
+async def test_streams_of_a_static_token_end_when_its_name_is_revoked(serve: Serve) -> None:
     server = await serve(**SETTINGS)
     mine = [await read(server, static("reader")) for _ in range(3)]
     other = await read(server, STATIC)
@@ -181,15 +178,15 @@ async def test_a_stream_is_counted_once_however_often_it_is_revoked(serve: Serve
     assert server.broadcaster.counts.closed == {"revoked": 1}
 
 
-async def test_a_stream_lasts_as_long_as_it_may(serve: Serve) -> None:
-    """Whoever reads it; it ends behind what was published, and may be opened again at once."""
+async def test_a_stream_ends_after_its_maximum_lifetime(serve: Serve) -> None:
+    """It gets the events published before, and the client may reconnect at once."""
     server, reader = await serve.connected(lifetime=3600)
     await reader.subscribe()
     await until(lambda: len(opened(server)) == 1)
     await reader.chunk()
     receipt = await server.broadcaster.broadcast("last words")
     (session,) = tracked_streams_of(server)
-    session.until = 0.0  # the loop's clock has long been there
+    session.until = 0.0  # The time is over on the loop's clock already.
     assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
     assert close_block("lifetime", receipt.id).fullmatch(await reader.chunk())
     assert await reader.rest() == b"0\r\n\r\n"
@@ -219,7 +216,7 @@ async def test_a_short_lifetime_is_kept(serve: Serve) -> None:
         ),
     ],
 )
-async def test_the_end_is_told_in_each_format(
+async def test_the_end_has_a_form_in_each_format(
     serve: Serve, path: str, headers: str, version: str, close: str | None
 ) -> None:
     server = await serve(**SETTINGS)
@@ -236,11 +233,11 @@ async def test_the_end_is_told_in_each_format(
     await gone(server)
 
 
-# Readers that do not read, or have far to go.
+# Clients that do not read, and long replays.
 
 
 async def freeze(server: LiveServer, token: str) -> RawClient:
-    """Open a stream that nobody reads, and publish until its socket has long been full."""
+    """Open a stream that is never read, and publish until its socket is full."""
     frozen = await server.connect(receive_buffer=4096)
     await frozen.request("GET", "/events", headers=bearer(token))
     await until(lambda: server.broadcaster.client_count >= 1)
@@ -260,18 +257,18 @@ async def revoke_all(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("end_it", [expire, revoke_all])
-async def test_a_frozen_reader_is_cut_when_its_stream_has_ended(
+async def test_a_frozen_client_is_disconnected_after_its_stream_ended(
     serve: Serve, end_it: Callable[[Server], Any]
 ) -> None:
-    """After `write_timeout`, as any other: its session goes with its socket."""
+    """`write_timeout` applies, and its tracked stream is removed with its socket."""
     server = await serve(**SETTINGS, **SMALL, write_timeout=0.3)
     await freeze(server, own(grants={"subscribe": ["default"]}))
     await end_it(server)
     await gone(server)
 
 
-async def test_a_frozen_reader_that_wakes_up_gets_what_waited_if_its_token_expired(serve: Serve) -> None:
-    """It was published while the token was good."""
+async def test_a_client_that_reads_again_after_its_token_expired_gets_its_queue(serve: Serve) -> None:
+    """The events were published while the token was valid."""
     server = await serve(**SETTINGS, **SMALL, write_timeout=60)
     frozen = await freeze(server, own(grants={"subscribe": ["default"]}))
     await expire(server)
@@ -284,8 +281,8 @@ async def test_a_frozen_reader_that_wakes_up_gets_what_waited_if_its_token_expir
     await gone(server)
 
 
-async def test_a_frozen_reader_that_wakes_up_gets_nothing_that_waited_if_it_was_revoked(serve: Serve) -> None:
-    """What its socket held already is all."""
+async def test_a_client_that_reads_again_after_a_revocation_gets_nothing_queued(serve: Serve) -> None:
+    """It gets what its socket held already."""
     server = await serve(**SETTINGS, **SMALL, write_timeout=60)
     frozen = await freeze(server, own(grants={"subscribe": ["default"]}))
     await revoke_all(server)
@@ -293,16 +290,16 @@ async def test_a_frozen_reader_that_wakes_up_gets_nothing_that_waited_if_it_was_
     count = rest.count(MESSAGE.encode())
     assert 0 < count < 50
     ids = ids_of(rest)
-    assert len(ids) == count + 2  # with the opening and the close
+    assert len(ids) == count + 2  # with the first frames and the close
     assert close_block("revoked", ids[-2]).search(rest)
     await gone(server)
 
 
 @pytest.mark.parametrize("end_it", [expire, revoke_all])
-async def test_a_reader_that_catches_up_ends_where_it_is(
+async def test_a_stream_ended_during_its_replay_can_resume(
     serve: Serve, end_it: Callable[[Server], Any]
 ) -> None:
-    """With another token it goes on from there: every event once, whatever cut it."""
+    """With another token it gets each event once, whatever ended it."""
     server = await serve(**SETTINGS, **SMALL, write_timeout=60)
     ids = [(await server.broadcaster.broadcast(MESSAGE)).id for _ in range(300)]
     token = own(grants={"subscribe": ["default"]})
@@ -310,7 +307,7 @@ async def test_a_reader_that_catches_up_ends_where_it_is(
     await end_it(server)
     await until(lambda: server.broadcaster.client_count == 0)
     rest = await reader.rest()
-    *got, last = ids_of(rest)[1:]  # without the opening's
+    *got, last = ids_of(rest)[1:]  # without that of the first frames
     assert 0 < len(got) < 300
     assert last == got[-1]
     assert b"event: $close\n" in rest
@@ -325,7 +322,7 @@ async def next_id(reader: RawClient) -> str:
     return reader.last_event_id
 
 
-async def test_every_way_of_leaving_leaves_nothing(serve: Serve) -> None:
+async def test_no_stream_is_tracked_after_its_end(serve: Serve) -> None:
     server = await serve(**SETTINGS, lifetime=3600)
     readers = [await read(server, static("reader")) for _ in range(3)]
     assert len(opened(server)) == 3
@@ -338,17 +335,17 @@ async def test_every_way_of_leaving_leaves_nothing(serve: Serve) -> None:
     await gone(server)
 
 
-async def test_a_stream_that_nothing_can_end_is_not_held(server: LiveServer) -> None:
+async def test_a_stream_that_cannot_expire_is_not_tracked(server: LiveServer) -> None:
     await server.subscriber()
     await until(lambda: server.broadcaster.client_count == 1)
     assert len(opened(server)) == 0
 
 
-# Publishers whose request is a stream.
+# Publish streams.
 
 
 async def publish(server: LiveServer, token: str, *lines: bytes, **settings: Any) -> RawClient:
-    """Begin a stream of lines that is not at its end."""
+    """Begin a stream of lines, and leave it open."""
     publisher = await server.connect()
     await publisher.begin("/send/a?stream=1", headers=f"Content-Type: text/plain\r\n{bearer(token)}")
     before = server.broadcaster.counts.published
@@ -361,10 +358,10 @@ async def publish(server: LiveServer, token: str, *lines: bytes, **settings: Any
 @pytest.mark.parametrize(
     ("end_it", "why"), [(expire, "token: has expired"), (revoke_all, "token: was revoked")]
 )
-async def test_a_publishers_stream_ends_with_its_token_too(
+async def test_a_publish_stream_ends_with_its_token(
     serve: Serve, end_it: Callable[[Server], Any], why: str
 ) -> None:
-    """401, with how many lines were published; what comes after is nobody's."""
+    """The 401 has the number of published lines. Later lines are ignored."""
     server = await serve(**SETTINGS)
     publisher = await publish(server, own(grants={"publish": ["a"]}), b"one\n", b"two\n")
     await end_it(server)
@@ -381,7 +378,7 @@ async def test_a_publishers_stream_ends_with_its_token_too(
     assert server.broadcaster.counts.published == 2
 
 
-async def test_what_a_revoked_publisher_has_sent_already_is_not_published(serve: Serve) -> None:
+async def test_received_lines_of_a_revoked_publisher_are_not_published(serve: Serve) -> None:
     server = await serve(**SETTINGS, publish_rate=1, publish_burst=1000)
     token = own(grants={"publish": ["a"]})
     server.services.rate_limiter.publish(1000, address=None, principal=Principal(subject="visitor"))
@@ -394,8 +391,7 @@ async def test_what_a_revoked_publisher_has_sent_already_is_not_published(serve:
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_publishers_stream_has_no_lifetime(serve: Serve) -> None:
-    """A pipe lasts as long as what is poured into it."""
+async def test_a_publish_stream_has_no_maximum_lifetime(serve: Serve) -> None:
     server = await serve(**SETTINGS, lifetime=0.02)
     publisher = await publish(server, STATIC, b"one\n")
     reader = await server.subscriber(headers=bearer(STATIC))
@@ -408,8 +404,8 @@ async def test_a_publishers_stream_has_no_lifetime(serve: Serve) -> None:
     await gone(server)
 
 
-async def test_an_anonymous_publishers_stream_is_not_held(serve: Serve) -> None:
-    """Nothing can end it but itself."""
+async def test_an_anonymous_publish_stream_is_not_tracked(serve: Serve) -> None:
+    """It cannot expire."""
     server, publisher = await serve.connected(anonymous_publish=("a",), lifetime=3600)
     await publisher.begin("/send/a?stream=1", headers="Content-Type: text/plain\r\n")
     await publisher.send_chunk(b"one\n")
@@ -417,11 +413,11 @@ async def test_an_anonymous_publishers_stream_is_not_held(serve: Serve) -> None:
     assert len(opened(server)) == 0
 
 
-# As many as one token may have.
+# The limit of streams per token.
 
 
-async def test_a_token_has_only_so_many_streams(serve: Serve) -> None:
-    """More are told to come later, a browser so that it does; those that are open never notice."""
+async def test_streams_of_a_token_are_limited(serve: Serve) -> None:
+    """A further one is refused, for a browser with a reconnection time. Open ones are not affected."""
     server = await serve(**SETTINGS, max_connections_per_token=2)
     readers = [await read(server, static("reader")) for _ in range(2)]
     refused = await ask(server, "GET", "/events", headers=bearer(static("reader")))
@@ -443,8 +439,8 @@ async def test_a_token_has_only_so_many_streams(serve: Serve) -> None:
     await read(server, static("reader"))
 
 
-async def test_nobody_is_not_one_token(serve: Serve) -> None:
-    """Anonymous readers are limited by their addresses, and in all."""
+async def test_anonymous_streams_do_not_share_the_limit_of_a_token(serve: Serve) -> None:
+    """They are limited by address and in total."""
     server = await serve(max_connections_per_token=1, lifetime=3600)
     for _ in range(3):
         reader = await server.connect()
@@ -452,7 +448,7 @@ async def test_nobody_is_not_one_token(serve: Serve) -> None:
     await until(lambda: len(opened(server)) == 3)
 
 
-# By themselves.
+# The unit, without a server.
 
 
 def principal(**said: Any) -> Principal:
@@ -467,7 +463,7 @@ def holding(*, clock: Callable[[], float] = time.time, **settings: Any) -> Strea
 
 
 def revoked(held: StreamExpiry, kind: CredentialKind, name: str) -> int:
-    """Revoke, and give how many streams that ended."""
+    """Revoke, and return the number of streams that ended."""
     return run_to_completion(held.revoke(kind, name))
 
 
@@ -493,7 +489,7 @@ async def test_a_credential_ends_when_the_clock_says_so() -> None:
     await until(lambda: found == [CloseReason.EXPIRED])
 
 
-async def test_what_has_expired_already_ends_at_once() -> None:
+async def test_an_expired_credential_ends_a_stream_at_once() -> None:
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
@@ -504,7 +500,7 @@ async def test_what_has_expired_already_ends_at_once() -> None:
     assert len(held) == 0
 
 
-async def test_the_earlier_end_is_the_one() -> None:
+async def test_the_earlier_end_counts() -> None:
     clock = Clock()
     held = holding(lifetime=3600, clock=clock)
     found, note = ends()
@@ -516,8 +512,8 @@ async def test_the_earlier_end_is_the_one() -> None:
     await until(lambda: found == [CloseReason.EXPIRED, CloseReason.LIFETIME])
 
 
-async def test_lifetimes_are_spread(monkeypatch: Patch) -> None:
-    """Over a tenth: those that began together do not come back together."""
+async def test_lifetimes_have_jitter(monkeypatch: Patch) -> None:
+    """It is a tenth: streams opened together do not reconnect together."""
     held = holding(lifetime=1000)
     now = asyncio.get_running_loop().time()
     rooms = [begun(held, Principal(), lambda _: None) for _ in range(200)]
@@ -531,8 +527,8 @@ async def test_lifetimes_are_spread(monkeypatch: Patch) -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
-    """Once, and not as one more that was ended: what it has yet to take is taken from it."""
+async def test_an_ending_stream_may_still_be_revoked(*, begun: bool) -> None:
+    """Its queue is dropped. It is not counted as another stream ended."""
     held, found = StreamExpiry(Config()), list[CloseReason]()
     session = held.track(Principal(EVERYTHING, "visitor"))
     assert session is not None
@@ -546,7 +542,7 @@ async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
     held.close(session)
 
 
-async def test_it_ends_once() -> None:
+async def test_a_stream_ends_once() -> None:
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
@@ -558,7 +554,7 @@ async def test_it_ends_once() -> None:
     assert found == [CloseReason.REVOKED]
 
 
-async def test_what_is_closed_ends_no_more() -> None:
+async def test_a_closed_expiry_ends_no_stream() -> None:
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
@@ -570,8 +566,8 @@ async def test_what_is_closed_ends_no_more() -> None:
     assert (found, revoked(held, "subject", "ada"), len(held)) == ([], 0, 0)
 
 
-async def test_revoking_many_ends_a_few_in_each_piece() -> None:
-    """What is opened meanwhile is of a token that was made since, and goes on."""
+async def test_revoking_many_streams_is_done_in_slices() -> None:
+    """Streams opened meanwhile have newer tokens, and stay open."""
     held = holding(lifetime=3600)
     found: list[CloseReason] = []
     for number in range(100):
@@ -586,7 +582,7 @@ async def test_revoking_many_ends_a_few_in_each_piece() -> None:
     assert held._revoking == {}
 
 
-async def test_revoking_ends_what_is_meant_and_no_more() -> None:
+async def test_a_revocation_ends_exactly_its_streams() -> None:
     held = holding(lifetime=3600)
     found: dict[tuple[str | None, str | None], list[CloseReason]] = {}
     for subject, id in (("ada", "one"), ("ada", "two"), ("ada", None), ("eve", "three"), (None, None)):
@@ -598,7 +594,7 @@ async def test_revoking_ends_what_is_meant_and_no_more() -> None:
     assert [bool(reasons) for reasons in found.values()] == [True, True, True, False, False]
 
 
-async def test_a_token_has_room_again_when_one_of_its_streams_is_closed() -> None:
+async def test_a_closed_stream_makes_room_for_its_token() -> None:
     held = holding(max_connections_per_token=1)
     session = begun(held, principal(), lambda _: None)
     assert session is not None
@@ -611,8 +607,8 @@ async def test_a_token_has_room_again_when_one_of_its_streams_is_closed() -> Non
     held.track(principal())
 
 
-async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_is_closed() -> None:
-    """Whatever tokens its streams have."""
+async def test_a_closed_stream_makes_room_for_its_address_behind_a_proxy() -> None:
+    """Its other streams may have any tokens."""
     held = holding(max_connections_per_address=2)
     first = held.track(Principal(), address="192.0.2.1")
     held.track(principal(), address="192.0.2.1")
@@ -626,7 +622,7 @@ async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_
     assert len(held) == 3
 
 
-async def test_admin_is_not_limited_by_what_strangers_have_of_its_address() -> None:
+async def test_admin_is_not_limited_by_others_at_its_address() -> None:
     held = holding(max_connections_per_address=1, max_connections_per_token=2)
     held.track(Principal(), address="192.0.2.1")
     for _ in range(2):
@@ -635,8 +631,8 @@ async def test_admin_is_not_limited_by_what_strangers_have_of_its_address() -> N
         held.track(principal(), address="192.0.2.1")
 
 
-async def test_what_is_revoked_before_it_has_a_stream_never_gets_one() -> None:
-    """Nothing comes between a credential that was good and its revocation."""
+async def test_a_stream_cannot_start_with_a_token_revoked_before() -> None:
+    """There is no await between the check of a credential and the registration."""
     held = holding()
     found, note = ends()
     session = held.track(principal())

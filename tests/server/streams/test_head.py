@@ -1,4 +1,4 @@
-"""The head of a stream: the one that is made once is the one that aiohttp makes for each."""
+"""Stream head: prepared once, with the bytes that aiohttp makes for each response."""
 
 import re
 import time
@@ -30,10 +30,10 @@ async def aiohttps() -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
 @pytest.mark.parametrize("origin", ["", f"Origin: {ORIGIN}\r\n"])
-async def test_it_is_aiohttps_own_byte_for_byte(
+async def test_the_head_is_aiohttps_own_byte_for_byte(
     serve: Serve, aiohttps: int, accept: str, origin: str
 ) -> None:
-    """In every format, for a page of an origin and for a client that is none."""
+    """This holds in each format, for a page of an origin and for other clients."""
     server = await serve(cors_origins=(ORIGIN,))
     ours, theirs = await server.connect(), await RawClient.open(aiohttps)
     headers = f"Accept: {accept}\r\n{origin}"
@@ -43,8 +43,8 @@ async def test_it_is_aiohttps_own_byte_for_byte(
     assert made[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_the_date_is_of_its_second(monkeypatch: Patch) -> None:
-    """It is made once for each second, and not kept beyond it."""
+def test_the_date_is_that_of_its_second(monkeypatch: Patch) -> None:
+    """It is formatted once a second."""
     clock = [784_111_777.9]
     monkeypatch.setattr(time, "time", lambda: clock[0])
     assert b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n" in chunked_response_head("text/event-stream", {})
@@ -52,7 +52,7 @@ def test_the_date_is_of_its_second(monkeypatch: Patch) -> None:
     assert b"\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT\r\n" in chunked_response_head("text/event-stream", {})
 
 
-def test_what_is_given_aiohttp_at_the_end_is_over() -> None:
-    """It is one for all streams, says nothing more, and has the connection closed."""
+def test_the_response_for_aiohttp_has_ended() -> None:
+    """One object serves all streams. It sends nothing, and makes aiohttp close the connection."""
     assert ALREADY_SENT.prepared
     assert ALREADY_SENT.keep_alive is False

@@ -1,4 +1,4 @@
-"""The open streams: what is known of each, what the log says of it, and that none stays."""
+"""Stream registry: the open streams, their data, their log lines, and their removal."""
 
 import asyncio
 import itertools
@@ -35,31 +35,31 @@ SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0}
 """Of a server whose readers are soon full, and stay."""
 
 
-def roster_of(server: LiveServer) -> StreamRegistry:
+def registry_of(server: LiveServer) -> StreamRegistry:
     return server.app[STREAM_REGISTRY]
 
 
-def reader_of(server: LiveServer, id: int = 1) -> StreamEntry:
-    reader = roster_of(server).find(str(id))
+def entry_of(server: LiveServer, id: int = 1) -> StreamEntry:
+    reader = registry_of(server).find(str(id))
     assert reader is not None
     return reader
 
 
 async def join(server: LiveServer, client: RawClient, path: str = "/events", **options: Any) -> StreamEntry:
-    """Open a stream, and give what the roster has of it."""
-    before = len(roster_of(server))
+    """Open a stream, and return its entry in the registry."""
+    before = len(registry_of(server))
     await client.subscribe(path=path, **options)
-    await until(lambda: len(roster_of(server)) > before)
-    return reader_of(server, max(reader.id for reader in roster_of(server)))
+    await until(lambda: len(registry_of(server)) > before)
+    return entry_of(server, max(reader.id for reader in registry_of(server)))
 
 
 async def freeze(server: LiveServer, **options: Any) -> RawClient:
-    """Open a stream that nobody reads, and publish until its socket has long been full."""
+    """Open a stream that is never read, and publish until its socket is full."""
     frozen = await server.connect(receive_buffer=4096)
-    before = len(roster_of(server))
+    before = len(registry_of(server))
     await frozen.request("GET", "/events", **options)
-    await until(lambda: len(roster_of(server)) > before)
-    reader = reader_of(server, max(reader.id for reader in roster_of(server)))
+    await until(lambda: len(registry_of(server)) > before)
+    reader = entry_of(server, max(reader.id for reader in registry_of(server)))
     while not reader.outbox.blocked:
         await server.broadcaster.broadcast(MESSAGE)
         await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def freeze(server: LiveServer, **options: Any) -> RawClient:
 
 @asynccontextmanager
 async def held(*readers: StreamEntry) -> AsyncIterator[None]:
-    """Have readers be full for a while."""
+    """Keep sinks full for a while."""
     for reader in readers:
         reader.outbox.blocked = True
         reader.outbox.leave_to_own_queue()
@@ -77,7 +77,7 @@ async def held(*readers: StreamEntry) -> AsyncIterator[None]:
         reader.outbox.on_drained()
 
 
-# No stream stays.
+# Removal.
 
 
 async def fin(_: Server, client: RawClient) -> None:
@@ -98,42 +98,42 @@ async def drained(server: LiveServer, client: RawClient) -> None:
 
 
 async def disconnected(server: LiveServer, client: RawClient) -> None:
-    reader = reader_of(server)
+    reader = entry_of(server)
     server.broadcaster.end(reader.outbox, CloseReason.DISCONNECTED)
     assert b'"reason": "disconnected"' in await client.rest()
 
 
 async def aborted(server: LiveServer, client: RawClient) -> None:
-    reader_of(server).outbox.sink.abort()
+    entry_of(server).outbox.sink.abort()
     with pytest.raises(ConnectionError):
         await client.rest()
 
 
 async def broken(server: LiveServer, client: RawClient) -> None:
-    break_off(reader_of(server).outbox)
+    break_off(entry_of(server).outbox)
     await server.broadcaster.broadcast("x")
 
 
 @pytest.mark.parametrize("end", [fin, rst, half, drained, disconnected, aborted, broken])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_no_stream_is_kept_after_its_end(
+async def test_no_stream_is_registered_after_its_end(
     server: LiveServer, client: RawClient, end: Callable[[Server, RawClient], Any], version: str
 ) -> None:
     await join(server, client, version=version)
     await end(server, client)
-    await until(lambda: len(roster_of(server)) == 0)
+    await until(lambda: len(registry_of(server)) == 0)
     await until(lambda: server.connections == 0)
-    assert list(roster_of(server)) == []
+    assert list(registry_of(server)) == []
 
 
-async def test_a_frozen_reader_is_gone_when_its_time_is_over(serve: Serve) -> None:
+async def test_a_frozen_stream_is_removed_after_its_deadline(serve: Serve) -> None:
     server = await serve(**SMALL, write_timeout=0.2, overflow=Overflow.DROP_OLDEST)
     await freeze(server)
-    await until(lambda: len(roster_of(server)) == 0)
+    await until(lambda: len(registry_of(server)) == 0)
 
 
-async def test_who_is_refused_is_not_on_it(serve: Serve) -> None:
-    """Nor who is told to come back, nor who asks for the head alone."""
+async def test_a_refused_stream_is_not_registered(serve: Serve) -> None:
+    """Nor is one that is told to reconnect, nor a HEAD request."""
     server = await serve(subscribed_channels=1)
     await join(server, await server.connect())
     for path in ("/events/another", "/events?format=x"):
@@ -142,29 +142,28 @@ async def test_who_is_refused_is_not_on_it(serve: Serve) -> None:
     head = await server.connect()
     await head.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await head.head()
-    assert len(roster_of(server)) == 1
+    assert len(registry_of(server)) == 1
 
 
-async def test_an_id_is_given_once(server: LiveServer) -> None:
-    """Who comes after one that has left is another."""
+async def test_an_id_is_never_reused(server: LiveServer) -> None:
     client = await server.connect()
     assert (await join(server, client)).id == 1
     client.close()
-    await until(lambda: len(roster_of(server)) == 0)
+    await until(lambda: len(registry_of(server)) == 0)
     assert (await join(server, await server.connect())).id == 2
-    assert roster_of(server).find("1") is None
+    assert registry_of(server).find("1") is None
 
 
 @pytest.mark.parametrize("id", ["", "0", "2", "-1", "1.0", "x", "1" * 30, "1" * 5000, "²", "\u0661"])
-async def test_what_is_no_id_finds_nothing(server: LiveServer, id: str) -> None:
+async def test_an_unknown_id_finds_nothing(server: LiveServer, id: str) -> None:
     await join(server, await server.connect())
-    assert roster_of(server).find(id) is None
+    assert registry_of(server).find(id) is None
 
 
-# What is known.
+# The data of an entry.
 
 
-async def test_all_that_is_known_of_a_reader(serve: Serve) -> None:
+async def test_the_data_of_an_entry(serve: Serve) -> None:
     server, client = await serve.connected(caller=(caller("shop", subscribe=("*",)),))
     reader = await join(
         server, client, "/events/b,a,x.*?event=t&event=s&format=json", headers=bearer(static("shop"))
@@ -208,15 +207,15 @@ async def test_a_format_has_its_name(
     assert reader.described().format == format
 
 
-async def test_a_signed_token_has_a_subject(serve: Serve) -> None:
-    """It is another kind of caller, and nothing of the token but that is known."""
+async def test_the_caller_of_a_signed_token_is_its_subject(serve: Serve) -> None:
+    """It is another kind of caller. The entry has nothing of the token itself."""
     server = await serve(token_secret=OWN_SECRET)
     token = own(sub="ada", jti="one", grants={"subscribe": ["*"]})
     reader = await join(server, await server.connect(), headers=bearer(token))
     assert reader.caller == Caller("subject", "ada")
 
 
-async def test_who_showed_nothing_is_nobody(server: LiveServer) -> None:
+async def test_a_caller_without_a_token_is_anonymous(server: LiveServer) -> None:
     assert (await join(server, await server.connect())).caller is None
 
 
@@ -224,15 +223,15 @@ async def test_who_showed_nothing_is_nobody(server: LiveServer) -> None:
     ("trusted", "address"),
     [((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.7"), (("192.0.2.0/24",), "127.0.0.1")],
 )
-async def test_the_address_is_the_clients_as_trusted_proxies_have_it(
+async def test_the_address_is_that_named_by_a_trusted_proxy(
     serve: Serve, trusted: tuple[str, ...], address: str
 ) -> None:
-    """What anybody else says of it is not believed."""
+    """Headers of others are ignored."""
     server, client = await serve.connected(trusted_proxies=trusted, anonymous_subscribe=("*",))
     reader = await join(server, client, headers="X-Forwarded-For: 203.0.113.5, 192.0.2.7\r\n")
     assert reader.address == address
     client.close()
-    await until(lambda: len(roster_of(server)) == 0)
+    await until(lambda: len(registry_of(server)) == 0)
     assert reader.address == address
 
 
@@ -246,20 +245,20 @@ async def test_a_unix_socket_has_no_address(serve: Serve, tmp_path: Path) -> Non
     assert reader.address == "203.0.113.5"
     plain.close()
     proxied.close()
-    await until(lambda: len(roster_of(server)) == 0)
-    # A connection that is gone says nothing of the socket that it came by.
+    await until(lambda: len(registry_of(server)) == 0)
+    # A lost connection has no socket name any more.
     assert reader.address == "203.0.113.5"
 
 
-async def test_a_reader_that_catches_up_says_so(serve: Serve) -> None:
-    """It is behind by what the history has, and was given what it took of that."""
+async def test_a_replaying_stream_is_marked(serve: Serve) -> None:
+    """Its backlog is what the history still has, and replayed events count as sent."""
     server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST)
     for _ in range(200):
         await server.broadcaster.broadcast(MESSAGE)
     client = await server.connect(receive_buffer=4096)
     await client.request("GET", "/events?since=earliest")
-    await until(lambda: len(roster_of(server)) == 1)
-    reader = reader_of(server)
+    await until(lambda: len(registry_of(server)) == 1)
+    reader = entry_of(server)
     assert reader.state in {StreamState.CATCHING_UP, StreamState.FULL}
     await until(lambda: reader.outbox.blocked)
     found = reader.described()
@@ -271,11 +270,11 @@ async def test_a_reader_that_catches_up_says_so(serve: Serve) -> None:
     reader.outbox.blocked = True
 
 
-async def test_a_reader_that_is_full_says_so(serve: Serve) -> None:
-    """What waits is behind it, and what it lost is counted."""
+async def test_a_full_stream_is_marked(serve: Serve) -> None:
+    """Its queue is its backlog, and lost events are counted."""
     server = await serve(**SMALL, queue_size=3, overflow=Overflow.DROP_OLDEST)
     await freeze(server)
-    reader = reader_of(server)
+    reader = entry_of(server)
     given = reader.outbox.given
     for _ in range(5):
         await server.broadcaster.broadcast(MESSAGE)
@@ -287,8 +286,8 @@ async def test_a_reader_that_is_full_says_so(serve: Serve) -> None:
     assert reader.described().state == StreamState.ENDING
 
 
-async def test_the_lag_is_that_of_the_oldest_event_that_waits(server: LiveServer, monkeypatch: Patch) -> None:
-    """Not of the newest, nor of the last that was given."""
+async def test_the_lag_is_that_of_the_oldest_queued_event(server: LiveServer, monkeypatch: Patch) -> None:
+    """Neither the newest event nor the last sent one matters."""
     reader = await join(server, await server.connect())
     now = 1_700_000_000.0
     monkeypatch.setattr("sse_broadcast.clock.now", lambda: now)
@@ -302,7 +301,7 @@ async def test_the_lag_is_that_of_the_oldest_event_that_waits(server: LiveServer
         assert reader.described().lag == 0.0
 
 
-# In which order.
+# Order.
 
 
 async def three(server: LiveServer) -> list[StreamEntry]:
@@ -314,8 +313,8 @@ def ids(found: Sequence[SubscriberState]) -> list[str]:
 
 
 async def test_pages_are_in_the_order_of_opening(server: LiveServer, monkeypatch: Patch) -> None:
-    """Whatever portions they are looked at in; what is wanted of them is on the page, and nothing else."""
-    readers, registry = await three(server), roster_of(server)
+    """The size of a slice does not matter. A filter applies to all pages."""
+    readers, registry = await three(server), registry_of(server)
     for portion in (1, 2, 500):
         monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", portion)
         assert ids(await registry.page(after=0, limit=10)) == ["1", "2", "3"]
@@ -338,10 +337,10 @@ ORDERS = {
 
 @pytest.mark.parametrize("portion", [1, 2, 500])
 @pytest.mark.parametrize("order", SortKey)
-async def test_those_that_come_first_are_found(
+async def test_the_top_streams_are_found(
     serve: Serve, monkeypatch: Patch, order: SortKey, portion: int
 ) -> None:
-    """By what is asked for, whatever portions they are looked at in."""
+    """They are ordered by the given key, with any size of a slice."""
     monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", portion)
     server = await serve()
     one, two, both = await three(server)
@@ -355,37 +354,37 @@ async def test_those_that_come_first_are_found(
         for channel in ("a", "a", "a"):
             await server.broadcaster.broadcast("x", channels=[channel])
         await until(lambda: one.outbox.behind == 0)
-        # The oldest of its events is younger than that of the other, and behind it are more.
+        # Its oldest event is younger than that of the other, but it has more events.
         both.outbox.subscriber.take(1)
-        registry = roster_of(server)
+        registry = registry_of(server)
         assert ids(await registry.top(order, limit=10)) == ORDERS[order]
         assert ids(await registry.top(order, limit=2)) == ORDERS[order][:2]
         wanted = await registry.top(order, limit=1, wanted=lambda selector: selector.names == ("a",))
         assert ids(wanted) == ["1"]
 
 
-async def test_who_is_alike_comes_in_the_order_of_opening(server: LiveServer) -> None:
-    """So that a view of those that come first stands still."""
+async def test_equal_streams_are_in_the_order_of_opening(server: LiveServer) -> None:
+    """A list of the top streams then does not flicker."""
     await three(server)
-    assert ids(await roster_of(server).top(SortKey.DROPS, limit=2)) == ["1", "2"]
+    assert ids(await registry_of(server).top(SortKey.DROPS, limit=2)) == ["1", "2"]
 
 
-async def test_others_have_their_turn_while_many_are_looked_at(serve: Serve, monkeypatch: Patch) -> None:
-    """A reader that leaves meanwhile is not told of, and one that comes may be or not."""
+async def test_other_tasks_run_while_many_entries_are_read(serve: Serve, monkeypatch: Patch) -> None:
+    """A stream that closes meanwhile is left out, and a new one may be in or not."""
     monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", 1)
     server = await serve()
-    readers, registry = await three(server), roster_of(server)
+    readers, registry = await three(server), registry_of(server)
     found = asyncio.ensure_future(registry.top(SortKey.DROPS, limit=10))
     await asyncio.sleep(0)
     registry.remove(readers[2])
     assert not found.done()
     assert ids(await found) == ["1", "2"]
-    monkeypatch.setattr(registry, "remove", lambda _: None)  # which its handler calls too
+    monkeypatch.setattr(registry, "remove", lambda _: None)  # Its handler calls it too.
     server.broadcaster.end(readers[2].outbox, CloseReason.DISCONNECTED)
     await until(lambda: server.connections == 2)
 
 
-# What the log says.
+# The log.
 
 
 def lines(caplog: Caplog) -> list[logging.LogRecord]:
@@ -401,7 +400,7 @@ def told(caplog: Caplog) -> Callable[[], list[logging.LogRecord]]:
 Told = Callable[[], list[logging.LogRecord]]
 
 
-async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
+async def test_a_stream_is_logged_when_it_opens_and_when_it_closes(
     server: LiveServer, client: RawClient, told: Told
 ) -> None:
     await join(server, client, "/events/b,a?since=earliest")
@@ -452,7 +451,7 @@ async def drain(server: LiveServer) -> None:
     ("end", "reason"),
     [(expire, "expired"), (revoke, "revoked"), (disconnect, "disconnected"), (drain, "drain")],
 )
-async def test_a_line_says_why_a_stream_was_ended(
+async def test_a_line_has_the_reason_of_the_end(
     serve: Serve, told: Told, end: Callable[[Server], Any], reason: str
 ) -> None:
     server, client = await serve.connected(token=STATIC)
@@ -472,13 +471,13 @@ async def test_a_line_says_why_a_stream_was_ended(
         ({"overflow": Overflow.DISCONNECT, "write_timeout": 0.5}, "slow"),
     ],
 )
-async def test_a_line_says_what_a_slow_reader_was_behind_and_what_it_lost(
+async def test_the_line_of_a_slow_subscriber_has_its_backlog_and_its_loss(
     serve: Serve, told: Told, settings: dict[str, Any], reason: str
 ) -> None:
-    """At the moment it was given up: what waited is not there any more."""
+    """They are as of its end: the queue is dropped then."""
     server = await serve(**SMALL, **settings, queue_size=3)
     await freeze(server)
-    reader = reader_of(server)
+    reader = entry_of(server)
     for _ in range(5):
         await server.broadcaster.broadcast(MESSAGE)
     drops, given = reader.outbox.subscriber.dropped, reader.outbox.given
@@ -491,20 +490,20 @@ async def test_a_line_says_what_a_slow_reader_was_behind_and_what_it_lost(
     assert args["lag"] == round(reader.outbox.waited, 3)
 
 
-async def test_nothing_is_found_out_where_nothing_is_logged(
+async def test_nothing_is_computed_without_logging(
     server: LiveServer, client: RawClient, monkeypatch: Patch, caplog: Caplog
 ) -> None:
-    """To name the peer costs a microsecond, and to format a line more."""
+    """The peer's name costs a microsecond, the formatting of a line more."""
     caplog.set_level(logging.WARNING, "sse_broadcast.streams")
     monkeypatch.setattr(StreamEntry, "address", property(lambda _: pytest.fail("was asked for")))
     await join(server, client)
     client.close()
-    await until(lambda: len(roster_of(server)) == 0)
+    await until(lambda: len(registry_of(server)) == 0)
     assert lines(caplog) == []
 
 
 async def test_a_line_has_no_token_and_no_query(serve: Serve, told: Told) -> None:
-    """Wherever the token was, and whatever was asked for beside the channels."""
+    """This holds for each place of a token, and for every parameter."""
     server, client = await serve.connected(token=STATIC)
     await join(server, client, f"/events/a?access_token={STATIC}&event=secret&last_event_id=secret")
     client.close()
@@ -516,8 +515,8 @@ async def test_a_line_has_no_token_and_no_query(serve: Serve, told: Told) -> Non
         assert "?" not in said
 
 
-async def test_a_line_names_a_few_channels(server: LiveServer, told: Told) -> None:
-    """A reader may have a hundred, each of a hundred characters."""
+async def test_a_line_has_a_few_channels_only(server: LiveServer, told: Told) -> None:
+    """A subscriber may have a hundred of a hundred characters each."""
     names = [f"c{number:02}" for number in range(12)]
     await join(server, await server.connect(), f"/events/{','.join(names)}")
     await until(lambda: bool(told()))
@@ -525,5 +524,5 @@ async def test_a_line_names_a_few_channels(server: LiveServer, told: Told) -> No
     assert opened.getMessage() == f"stream 1 opened by 127.0.0.1: {','.join(names[:10])} and 2 more"
 
 
-def test_the_formats_are_those_that_can_be_asked_for() -> None:
+def test_the_formats_are_those_that_can_be_requested() -> None:
     assert sorted(roster_module.FORMAT_NAMES.values()) == ["json", "ndjson", "text"]

@@ -1,4 +1,4 @@
-"""Readers that stop reading, over real sockets."""
+"""Stream sink: clients that stop reading, over real sockets."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ SMALL = {"send_buffer": 16_384, "queue_size": 20, "heartbeat": 3600.0}
 
 
 def kernel_sockets(server_port: int, client_port: int) -> list[str]:
-    """Return the states of the server's socket to this client, as the kernel has them."""
+    """Return the states that the kernel has for the server's socket of this client."""
     local, remote = f"0100007F:{server_port:04X}", f"0100007F:{client_port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [row[3] for row in rows if row[1] == local and row[2] == remote]
 
 
 async def freeze(server: LiveServer, *, messages: int) -> RawClient:
-    """Open a reader that never reads, and publish until its socket has long been full."""
+    """Open a stream that is never read, and publish until its socket is full."""
     frozen = await server.connect(receive_buffer=4096)
     await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await until(lambda: server.broadcaster.client_count >= 1)
@@ -35,8 +35,10 @@ async def freeze(server: LiveServer, *, messages: int) -> RawClient:
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-async def test_a_frozen_reader_is_cut_and_its_socket_goes_too(serve: Serve, overflow: Overflow) -> None:
-    """Whatever the policy: out of the hub, out of aiohttp, and out of the kernel."""
+async def test_a_frozen_client_is_disconnected_and_its_socket_closed(
+    serve: Serve, overflow: Overflow
+) -> None:
+    """With each overflow policy it is gone from the hub, aiohttp and the kernel."""
     server = await serve(**SMALL, overflow=overflow, write_timeout=0.3)
     frozen = await freeze(server, messages=200)
     await until(lambda: server.connections == 0)
@@ -49,8 +51,8 @@ async def test_a_frozen_reader_is_cut_and_its_socket_goes_too(serve: Serve, over
     assert kernel_sockets(server.port, frozen.port) == []
 
 
-async def test_a_frozen_reader_hurts_nobody(serve: Serve) -> None:
-    """The other reader gets every event, in order."""
+async def test_a_frozen_client_affects_no_other(serve: Serve) -> None:
+    """The other subscriber gets every event in order."""
     server, reader = await serve.connected(**SMALL, write_timeout=30)
     await reader.subscribe()
     await freeze(server, messages=0)
@@ -63,8 +65,8 @@ async def test_a_frozen_reader_hurts_nobody(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
-async def test_a_reader_that_wakes_up_is_told_what_it_missed(serve: Serve, overflow: Overflow) -> None:
-    """What it got and what it was told it missed is all there was, in order."""
+async def test_a_client_that_reads_again_gets_a_reset(serve: Serve, overflow: Overflow) -> None:
+    """The events and the counts of its resets are all that was published, in order."""
     server = await serve(**SMALL, overflow=overflow, write_timeout=30)
     sleeper = await server.live(receive_buffer=4096)
     for number in range(200):
@@ -79,8 +81,8 @@ async def test_a_reader_that_wakes_up_is_told_what_it_missed(serve: Serve, overf
     assert seen == [number for number in range(200) if number not in gap]
 
 
-async def test_partial_progress_buys_no_time(serve: Serve) -> None:
-    """A reader that takes a byte now and then is cut by the deadline all the same."""
+async def test_partial_progress_does_not_extend_the_deadline(serve: Serve) -> None:
+    """The client reads a byte now and then."""
     server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST, write_timeout=0.5)
     miser = await freeze(server, messages=200)
     loop = asyncio.get_running_loop()
@@ -92,8 +94,7 @@ async def test_partial_progress_buys_no_time(serve: Serve) -> None:
     assert server.broadcaster.counts.closed == {"stalled": 1}
 
 
-async def test_the_end_of_a_stream_to_a_frozen_reader_is_bounded(serve: Serve) -> None:
-    """Closing waits for a frozen reader as long as it is told to, and no longer."""
+async def test_the_end_of_a_frozen_stream_takes_limited_time(serve: Serve) -> None:
     server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST, write_timeout=60)
     frozen = await freeze(server, messages=200)
     await server.broadcaster.close(timeout=0.2)
@@ -101,8 +102,8 @@ async def test_the_end_of_a_stream_to_a_frozen_reader_is_bounded(serve: Serve) -
     assert kernel_sockets(server.port, frozen.port) == []
 
 
-async def test_a_sink_that_is_full_before_its_stream_begins_says_so(serve: Serve, monkeypatch: Patch) -> None:
-    """Nothing is piled up behind a head that the kernel has not taken whole."""
+async def test_a_sink_can_be_full_before_its_stream_begins(serve: Serve, monkeypatch: Patch) -> None:
+    """Nothing is written after a head that the kernel has not accepted whole."""
     server = await serve(**SMALL, write_timeout=30, overflow=Overflow.DROP_OLDEST)
     monkeypatch.setattr(server.broadcaster, "first_frames", lambda *_: b":" * 3_000_000 + b"\n")
     frozen = await server.connect(receive_buffer=4096)
@@ -117,8 +118,8 @@ async def test_a_sink_that_is_full_before_its_stream_begins_says_so(serve: Serve
     assert len(outbox.subscriber) == 20
 
 
-async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve) -> None:
-    """A megabyte through a small pipe arrives whole, and the next event behind it."""
+async def test_a_slow_client_gets_the_whole_of_a_large_event(serve: Serve) -> None:
+    """It is a megabyte through small buffers, and the next event follows."""
     server = await serve(send_buffer=16_384)
     reader = await server.subscriber(receive_buffer=4096)
     data = "0123456789" * 100_000
@@ -128,8 +129,8 @@ async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve) -> None:
     assert [event.data for event in events] == [data, "next"]
 
 
-async def test_a_slow_reader_of_a_fast_stream_gets_everything_it_can_hold(serve: Serve) -> None:
-    """Filling and emptying many times, between its own queue and the shared log, loses nothing."""
+async def test_a_slow_client_of_a_fast_stream_gets_every_event(serve: Serve) -> None:
+    """Its sink fills and empties many times, between its own queue and the shared log."""
     server = await serve(send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
     reader = await server.subscriber(receive_buffer=4096)
 

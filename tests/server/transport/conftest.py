@@ -1,4 +1,4 @@
-"""Clients that come from several addresses."""
+"""Fixtures: clients of several addresses."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.sockets import RawClient
 
 @pytest.fixture
 def no_loopback(monkeypatch: Patch) -> None:
-    """Have the loopback's addresses counted as any other's, so that clients can have several."""
+    """Count loopback addresses like any other, so that a client can have several."""
     monkeypatch.setattr(client_address, "key", lambda host: host)
     monkeypatch.setattr(client_address, "is_loopback", lambda _: False)
 

@@ -1,4 +1,4 @@
-"""Connections up to the limits, and beyond them."""
+"""Admission control: connections up to the limits and beyond."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ from tests.support.signing import token
 from tests.support.sockets import RawClient, until
 
 
-async def test_a_place_that_is_free_again_is_given_again(serve: Serve) -> None:
+async def test_a_closed_connection_makes_room(serve: Serve) -> None:
     server = await serve(max_connections=2)
     for _ in range(5):
         first, second = await server.subscriber(), await server.connect()
@@ -38,7 +38,7 @@ async def test_a_place_that_is_free_again_is_given_again(serve: Serve) -> None:
         await until(lambda: server.connections == 0)
 
 
-# Too many of one address.
+# The limit by address.
 
 
 TOO_MANY = (
@@ -54,8 +54,8 @@ TOO_MANY = (
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_an_address_has_as_many_connections_as_it_may(serve: Serve) -> None:
-    """Its next is told to come later; nobody else notices."""
+async def test_connections_of_an_address_are_limited(serve: Serve) -> None:
+    """A further one is rejected with a reconnection time. Others are not affected."""
     server = await serve(max_connections_per_address=2)
     readers = [await server.connect(source="127.0.0.2") for _ in range(2)]
     for reader in readers:
@@ -73,8 +73,8 @@ async def test_an_address_has_as_many_connections_as_it_may(serve: Serve) -> Non
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_browser_of_a_crowded_address_is_told_to_come_back(serve: Serve) -> None:
-    """As EventSource understands it."""
+async def test_a_browser_beyond_the_limit_of_its_address_reconnects(serve: Serve) -> None:
+    """EventSource gets a 200 with a reconnection time."""
     server = await serve(max_connections_per_address=1)
     await (await server.connect(source="127.0.0.2")).subscribe()
     late = await server.connect(source="127.0.0.2")
@@ -85,8 +85,8 @@ async def test_a_browser_of_a_crowded_address_is_told_to_come_back(serve: Serve)
 
 @pytest.mark.parametrize("leave", ["fin", "rst", "silent", "malformed"])
 @pytest.mark.usefixtures("no_loopback")
-async def test_an_address_gets_back_what_it_gives_back(serve: Serve, leave: str) -> None:
-    """However a connection ended, and when none is left nothing of it is kept."""
+async def test_a_closed_connection_makes_room_for_its_address(serve: Serve, leave: str) -> None:
+    """It may end in any way. Nothing is kept of an address without connections."""
     server = await serve(max_connections_per_address=2, head_timeout=0.05 if leave == "silent" else 10)
     keeper = await server.connect(source="127.0.0.2")
     await keeper.subscribe()
@@ -108,7 +108,7 @@ async def test_an_address_gets_back_what_it_gives_back(serve: Serve, leave: str)
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_trusted_proxy_has_any_number(serve: Serve) -> None:
+async def test_a_trusted_proxy_is_not_limited(serve: Serve) -> None:
     server = await serve(max_connections_per_address=1, trusted_proxies=("127.0.0.2/31",))
     for source in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
         assert (await (await server.connect(source=source)).ask("GET", "/healthz"))[0] == 200
@@ -119,21 +119,21 @@ async def test_a_trusted_proxy_has_any_number(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_no_limit_is_none(serve: Serve) -> None:
+async def test_a_limit_of_0_is_no_limit(serve: Serve) -> None:
     server = await serve(max_connections_per_address=0)
     for _ in range(5):
         assert (await (await server.connect(source="127.0.0.2")).ask("GET", "/healthz"))[0] == 200
 
 
-async def test_this_machine_has_any_number(serve: Serve) -> None:
-    """Its loopback is where proxies and tools come from."""
+async def test_loopback_is_not_limited(serve: Serve) -> None:
+    """Proxies and tools connect from there."""
     server = await serve(max_connections_per_address=1)
     for _ in range(5):
         assert (await (await server.connect(source="127.0.0.1")).ask("GET", "/healthz"))[0] == 200
 
 
 async def test_an_address_of_a_network_is_counted(serve: Serve) -> None:
-    """As it is, with nothing pretended: this machine by its own address, and not by its loopback."""
+    """Nothing is faked here: the machine connects from its own network address."""
     host = own_address()
     server = await serve(host="0.0.0.0", max_connections_per_address=1)
     loop = asyncio.get_running_loop()
@@ -160,8 +160,10 @@ def own_address() -> str:
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_crowd_is_told_of_once(serve: Serve, caplog: Caplog, monkeypatch: Patch) -> None:
-    """For a while: otherwise whoever is refused could fill the log."""
+async def test_rejections_are_logged_once_in_a_while(
+    serve: Serve, caplog: Caplog, monkeypatch: Patch
+) -> None:
+    """Otherwise rejected clients could fill the log."""
     server = await serve(max_connections=2, max_connections_per_address=1)
     await (await server.connect(source="127.0.0.2")).subscribe()
     for _ in range(3):
@@ -182,8 +184,8 @@ async def test_a_crowd_is_told_of_once(serve: Serve, caplog: Caplog, monkeypatch
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_crowd_of_one_address_is_bounded(serve: Serve) -> None:
-    """Those who send nothing are closed unanswered once the reserve is full, and none is counted."""
+async def test_rejected_connections_of_one_address_are_limited(serve: Serve) -> None:
+    """Those that send nothing are closed unanswered once the reserve is full, and not counted as rejected."""
     server = await serve(max_connections_per_address=1)
     reader = await server.connect(source="127.0.0.2")
     await reader.subscribe()
@@ -217,7 +219,7 @@ OPERATOR, NARROW = showing(static("operator")), showing(static("narrow"))
 
 
 async def publishes(client: RawClient, headers: str, *, path: str = "/send/a") -> int:
-    """Publish on a connection, and give the status; it is closed behind that, and counted out."""
+    """Publish on a new connection, and return the status. The connection is closed and uncounted then."""
     status, _ = await client.ask("POST", path, body=b"x", headers=headers)
     assert await client.rest() == b""
     return status
@@ -225,8 +227,8 @@ async def publishes(client: RawClient, headers: str, *, path: str = "/send/a") -
 
 @pytest.mark.parametrize("reason", ["full", "address"])
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_caller_with_admin_publishes_beyond_the_limit(serve: Serve, reason: str) -> None:
-    """One request a connection, which leaves no place taken; a token without `admin` is refused."""
+async def test_an_admin_publishes_beyond_the_limit(serve: Serve, reason: str) -> None:
+    """It has one request per connection, and takes no place. A token without `admin` is refused."""
     limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
     server = await serve(**ADMIN, **limits)
     reader = await server.connect(source="127.0.0.2")
@@ -243,8 +245,8 @@ async def test_a_caller_with_admin_publishes_beyond_the_limit(serve: Serve, reas
     assert server.broadcaster.counts.refused == {reason: 12}
 
 
-async def test_a_request_of_admin_may_come_in_pieces(serve: Serve) -> None:
-    """Its head, and its body behind that; what is pipelined is not served."""
+async def test_a_request_of_an_admin_may_come_in_pieces(serve: Serve) -> None:
+    """They are its head and its body. A pipelined request is not served."""
     server = await serve(**ADMIN, max_connections=1)
     await (await server.connect()).subscribe(path="/events/a", headers=OPERATOR)
     client = await server.connect()
@@ -266,16 +268,16 @@ async def test_the_reserve_is_not_for_streams(serve: Serve, path: str) -> None:
     assert head.startswith(b"HTTP/1.1 503 ")
 
 
-async def test_nobody_has_admin_without_a_credential(serve: Serve) -> None:
-    """On a server that is open to its machine whoever comes is refused: none of them is the operator."""
+async def test_no_request_is_admin_without_a_credential(serve: Serve) -> None:
+    """An open server rejects all connections beyond its limit."""
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
     assert await refused(await server.connect())
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_crowd_keeps_no_operator_out(serve: Serve) -> None:
-    """Who is slow to ask is not cut for strangers that come meanwhile, however many."""
+async def test_many_connections_do_not_keep_an_admin_out(serve: Serve) -> None:
+    """One that is slow to send its request is not closed for any number of others."""
     server = await serve(**ADMIN, max_connections=1)
     await (await server.connect(source="127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
     operator = await server.connect(source="127.0.0.9")
@@ -289,10 +291,10 @@ async def test_a_crowd_keeps_no_operator_out(serve: Serve) -> None:
     assert (await operator.answer())[0] == 200
 
 
-async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
+async def test_a_head_that_has_arrived_is_read_before_its_connection_is_closed(
     serve: Serve, monkeypatch: Patch
 ) -> None:
-    """A burst of strangers is accepted in one turn of the loop, in which nothing of the operator is read."""
+    """Many connections are accepted in one turn of the loop, before the admin's head is read."""
     monkeypatch.setattr(reserve, "MAX_REJECTING", 4)
     server = await serve(**ADMIN, max_connections=1)
     with ExitStack() as stack:
@@ -302,7 +304,7 @@ async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
 
         first = arrive()
         await until(lambda: server.connections == 1)
-        # Nothing is awaited in between, so all of them wait to be accepted.
+        # There is no await between them, so all wait to be accepted.
         for _ in range(3):
             operator = arrive()
             head = f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx"
@@ -315,8 +317,8 @@ async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_what_an_operator_sees_of_a_share(serve: Serve, caplog: Caplog) -> None:
-    """Counts, and a line a minute that names the address and the setting."""
+async def test_the_use_of_a_share_is_visible(serve: Serve, caplog: Caplog) -> None:
+    """There are counters, and a line a minute with the address and the setting."""
     server = await serve(**ADMIN, max_connections=1)
     await (await server.connect(source="127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
     for _ in range(MAX_REJECTING_PER_ADDRESS + 3):
@@ -328,10 +330,10 @@ async def test_what_an_operator_sees_of_a_share(serve: Serve, caplog: Caplog) ->
     ]
 
 
-async def test_so_many_operators_are_let_in_at_one_time(
+async def test_the_number_of_admitted_admins_is_limited(
     serve: Serve, caplog: Caplog, monkeypatch: Patch
 ) -> None:
-    """There are descriptors for so many; probes are still answered."""
+    """File descriptors are. Health checks are still answered."""
     monkeypatch.setattr(admission, "MAX_LET_IN", 2)
     server = await serve(**ADMIN, max_connections=1)
     await (await server.connect()).subscribe(path="/events/a", headers=OPERATOR)
@@ -355,7 +357,7 @@ async def test_so_many_operators_are_let_in_at_one_time(
 
 @pytest.fixture
 def issued(tmp_path: Path) -> dict[str, str]:
-    """Return settings with which a server accepts the tokens of an issuer."""
+    """Return settings for accepting the tokens of an issuer."""
     return {"jwt_jwks": write_jwks(tmp_path), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 
 
@@ -363,8 +365,8 @@ def signed(grants: dict[str, list[str]]) -> str:
     return showing(token("RS256", claims(grants=grants), header={"kid": "RS256"}))
 
 
-async def test_a_signed_token_is_verified_before_it_is_let_in(serve: Serve, issued: dict[str, str]) -> None:
-    """Which may take a while, of a key that is elsewhere; one that has no `admin` is refused."""
+async def test_a_signed_token_is_verified_before_admission(serve: Serve, issued: dict[str, str]) -> None:
+    """That may wait for a remote key. A token without `admin` is refused."""
     server = await serve(**issued, max_connections=1, anonymous_subscribe=("a",))
     await (await server.connect()).subscribe(path="/events/a")
     operator = signed({"publish": ["a"], "admin": ["*"]})
@@ -376,10 +378,10 @@ async def test_a_signed_token_is_verified_before_it_is_let_in(serve: Serve, issu
 
 
 @pytest.mark.parametrize("end", ["verified", "late", "closed", "broken"])
-async def test_a_token_that_takes_long_to_verify(
+async def test_a_slow_verification_is_cut_off(
     serve: Serve, issued: dict[str, str], monkeypatch: Patch, caplog: Caplog, end: str
 ) -> None:
-    """It keeps its place no longer than any other, and nothing is left of it."""
+    """The connection keeps its place no longer than any other, and nothing of it is left."""
     monkeypatch.setattr(rejection, "REJECTION_TIMEOUT", 0.1 if end == "late" else 600)
     server = await serve(**issued, max_connections=1, anonymous_subscribe=("a",))
     verified, asked = asyncio.Event(), asyncio.Event()
@@ -422,7 +424,7 @@ ComeBy = Callable[[Listener, str], Awaitable[RawClient]]
 
 @pytest.fixture
 async def come_by() -> AsyncIterator[ComeBy]:
-    """Connect to a listener from an address, and close what was opened when the test ends."""
+    """Connect to a listener from an address, and close the sockets when the test ends."""
     async with AsyncExitStack() as stack:
 
         async def open_socket(listener: Listener, source: str) -> RawClient:
@@ -436,7 +438,7 @@ async def come_by() -> AsyncIterator[ComeBy]:
 
 @pytest.mark.usefixtures("no_loopback")
 async def test_a_private_listener_has_a_share_of_the_connections(serve: Serve, come_by: ComeBy) -> None:
-    """Public ones cannot take it, and it may have more where there is room."""
+    """Public ones cannot use it. It may have more while there is room."""
     server = await serve(**ADMIN, listener=(PUBLIC, PRIVATE), max_connections=4)
     public, private = server.listeners
     assert (server.room, server.private_share) == (4, 1)
@@ -461,8 +463,8 @@ async def test_a_private_listener_has_a_share_of_the_connections(serve: Serve, c
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_private_listener_counts_addresses_apart(serve: Serve, come_by: ComeBy) -> None:
-    """Strangers that come from an operator's address by public ones take none of its places."""
+async def test_a_private_listener_counts_addresses_separately(serve: Serve, come_by: ComeBy) -> None:
+    """Clients of public listeners at the same address take none of its places."""
     server = await serve(**ADMIN, listener=(PUBLIC, PRIVATE), max_connections_per_address=1)
     public, private = server.listeners
     for listener in (public, private):
@@ -473,8 +475,8 @@ async def test_a_private_listener_counts_addresses_apart(serve: Serve, come_by: 
         assert await late.rest() == TOO_MANY
 
 
-async def test_admin_gets_in_by_a_unix_socket_too(serve: Serve, tmp_path: Path) -> None:
-    """Though all that come by one have the same address: none."""
+async def test_an_admin_is_admitted_at_a_unix_socket_too(serve: Serve, tmp_path: Path) -> None:
+    """Its clients have no address, and do not count against one another."""
     path = str(tmp_path / "socket")
     rule = ListenerRule(host=f"unix:{path}", endpoints=tuple(Endpoint))
     server = await serve(**ADMIN, listener=(rule,), max_connections=1)
@@ -489,16 +491,16 @@ async def test_admin_gets_in_by_a_unix_socket_too(serve: Serve, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("connections", "share"), [(1, 0), (2, 1), (16, 1), (144, 9), (100_000, 256)])
-def test_the_share_of_private_listeners_is_a_part_of_the_limit(connections: int, share: int) -> None:
-    """And leaves the public ones a place at least."""
+def test_the_share_of_private_listeners_is_within_the_limit(connections: int, share: int) -> None:
+    """Public ones have a place at least."""
     assert private_share(connections) == share
 
 
-# The answer itself, and how many there is room for.
+# The limit itself.
 
 
-def test_room_is_left_for_everything_else() -> None:
-    """Of 256 descriptors, what is not ours and not the reserve's is for connections."""
+def test_the_limit_leaves_descriptors_for_everything_else() -> None:
+    """With 256 descriptors, connections get those beyond the reserve and the server's own."""
     assert room(256, sockets=1) == 256 - MAX_REJECTING - MAX_LET_IN - OWN_DESCRIPTORS
     assert room(256, sockets=3) == room(256, sockets=1) - 2 * 2 * ACCEPTS
     assert room(10, sockets=1) == 1

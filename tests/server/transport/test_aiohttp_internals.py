@@ -1,4 +1,4 @@
-"""The private names of aiohttp and yarl, and what is said where one is missing."""
+"""Private names of aiohttp and yarl, and the error for a missing one."""
 
 import importlib.metadata
 import tomllib
@@ -15,8 +15,8 @@ from sse_broadcast.server.transport.aiohttp_internals import SUPPORTED, RequestP
 PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
-def test_a_name_that_is_missing_stops_the_import() -> None:
-    """With an error that names the installed version, and those that work. It is an `ImportError`."""
+def test_a_missing_name_stops_the_import() -> None:
+    """The `ImportError` has the installed version and the supported ones."""
     installed = importlib.metadata.version("aiohttp")
     with pytest.raises(UnsupportedLibraryError) as caught:
         require("aiohttp", web.RequestHandler, "_moved_elsewhere")
@@ -26,19 +26,19 @@ def test_a_name_that_is_missing_stops_the_import() -> None:
     assert isinstance(caught.value, ImportError)
 
 
-def test_a_name_that_a_module_lacks_is_named_with_its_module() -> None:
+def test_a_name_missing_in_a_module_is_named_with_it() -> None:
     with pytest.raises(UnsupportedLibraryError, match=r"^yarl \S+ has no yarl\._url\._gone: yarl"):
         require("yarl", SimpleNamespace(__name__="yarl._url"), "_gone")
 
 
-def test_a_name_that_is_there_is_given() -> None:
-    """Of a class, a module, or the instances of aiohttp's requests, which it lists."""
+def test_an_existing_name_is_returned() -> None:
+    """It belongs to a class, a module or aiohttp's request, whose instances have it in a list."""
     assert require("aiohttp", web.RequestHandler, "_messages") is web.RequestHandler.__dict__["_messages"]
     assert require("aiohttp", web.BaseRequest, "_version") is None
 
 
-def test_the_versions_are_those_that_are_required() -> None:
-    """The error names what an installer would have chosen."""
+def test_the_supported_versions_are_those_required() -> None:
+    """The error has the range that an installer would use."""
     required = map(Requirement, tomllib.loads(PROJECT.read_text())["project"]["dependencies"])
     found = {each.name: each.specifier for each in required if each.name in SUPPORTED}
     assert found == {name: Requirement(name + versions).specifier for name, versions in SUPPORTED.items()}
@@ -47,7 +47,7 @@ def test_the_versions_are_those_that_are_required() -> None:
 
 
 def test_an_alias_is_the_slot_itself() -> None:
-    """It is read as fast as the private name, and what one writes the other reads."""
+    """It is as fast to read as the private name, and both share their value."""
     for alias, name in {
         "request_count": "_request_count",
         "queued": "_messages",

@@ -1,4 +1,4 @@
-"""One connection: its place, its count, and how long it may keep us waiting."""
+"""Connections: listener, count and time-outs."""
 
 import asyncio
 import json
@@ -43,17 +43,17 @@ def connections(server: LiveServer) -> list[Connection]:
     return [each for each in web_server_of(server).connections if isinstance(each, Connection)]
 
 
-# Its place, and what aiohttp is told of it.
+# The listener of a connection, and the settings of aiohttp.
 
 
-async def test_the_settings_of_connections_arrive(server: LiveServer) -> None:
+async def test_the_settings_of_connections_are_applied(server: LiveServer) -> None:
     await (await server.connect()).subscribe()
     (found,) = connections(server)
     assert found.timeouts.idle.seconds == KEEP_ALIVE
     assert found.access_logger is None
 
 
-async def test_a_connection_knows_its_place(server: LiveServer) -> None:
+async def test_a_connection_knows_its_listener(server: LiveServer) -> None:
     await (await server.connect()).subscribe()
     (found,) = connections(server)
     assert found.listener_info == ListenerInfo(EVERYTHING, loopback=True, unix=False)
@@ -66,7 +66,7 @@ def places() -> list[ListenerInfo]:
 
 @pytest.fixture
 async def run_elsewhere(places: list[ListenerInfo]) -> AsyncIterator[Callable[..., Awaitable[web.BaseSite]]]:
-    """Run an application of somebody else that looks at where its requests came in."""
+    """Run an application of another server that records the listener of its requests."""
 
     async def look(request: web.Request) -> web.Response:
         places.append(listener_of(request))
@@ -87,10 +87,10 @@ async def run_elsewhere(places: list[ListenerInfo]) -> AsyncIterator[Callable[..
     await runner.cleanup()
 
 
-async def test_a_request_of_another_server_is_placed_by_its_address(
+async def test_a_request_of_another_server_has_its_address_as_listener(
     run_elsewhere: Callable[..., Awaitable[web.TCPSite]], places: list[ListenerInfo]
 ) -> None:
-    """The loopback's is for this machine; everything is served there."""
+    """Loopback counts as local, and all endpoints are served."""
     site = await run_elsewhere()
     client = await RawClient.open(site.port)
     assert (await client.ask("GET", "/"))[0] == 200
@@ -99,7 +99,7 @@ async def test_a_request_of_another_server_is_placed_by_its_address(
     assert places == [ListenerInfo(EVERYTHING, loopback=True, unix=False)]
 
 
-async def test_a_request_of_another_servers_unix_socket_is_placed_so(
+async def test_a_request_of_another_servers_unix_socket_has_it_as_listener(
     run_elsewhere: Callable[..., Awaitable[web.BaseSite]], places: list[ListenerInfo], tmp_path: Path
 ) -> None:
     await run_elsewhere(str(tmp_path / "other.sock"))
@@ -125,17 +125,19 @@ async def test_a_request_of_another_servers_unix_socket_is_placed_so(
         (None, False, False),
     ],
 )
-def test_any_address_of_another_server_has_a_place(sockname: object, *, loopback: bool, unix: bool) -> None:
-    """An address that nobody knows any more is nobody's loopback."""
+def test_every_address_of_another_server_makes_a_listener(
+    sockname: object, *, loopback: bool, unix: bool
+) -> None:
+    """An unknown address is not local."""
     request = types.SimpleNamespace(protocol=types.SimpleNamespace(sockname=sockname))
     assert listener_of(request) == ListenerInfo(EVERYTHING, loopback=loopback, unix=unix)  # type: ignore[arg-type]
 
 
-# Its count.
+# The count of connections.
 
 
 @pytest.mark.parametrize("leave", ["fin", "rst", "half-close", "refused", "malformed", "cut", "close"])
-async def test_whoever_leaves_is_counted_out(serve: Serve, leave: str) -> None:
+async def test_a_closed_connection_is_uncounted(serve: Serve, leave: str) -> None:
     server = await serve(head_timeout=0.1 if leave == "cut" else 10)
     for _ in range(20):
         client = await RawClient.open(server.port)
@@ -163,12 +165,12 @@ async def leave_by(way: str, client: RawClient, server: LiveServer) -> None:
         await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
 
-# How long it may take.
+# Time-outs.
 
 
 @pytest.mark.parametrize("head", [b"", b"G", ASK[:-2]], ids=["silent", "a letter", "all but the end"])
-async def test_who_asks_nothing_is_cut(serve: Serve, head: bytes) -> None:
-    """When `head_timeout` is over, and counted."""
+async def test_a_connection_without_a_request_is_closed(serve: Serve, head: bytes) -> None:
+    """`head_timeout` is over, and it is counted."""
     server, client = await serve.connected(head_timeout=0.1)
     await client.send(head)
     assert await gone(client)
@@ -177,15 +179,15 @@ async def test_who_asks_nothing_is_cut(serve: Serve, head: bytes) -> None:
 
 
 async def gone(client: RawClient) -> bool:
-    """Whether the connection ends without an answer."""
+    """Return whether the connection ends without a response."""
     try:
         return await client.rest() == b""
     except ConnectionResetError:
         return True
 
 
-async def test_a_head_that_drips_is_cut(serve: Serve) -> None:
-    """A byte now and then does not make the time longer."""
+async def test_a_dripping_head_is_cut_off(serve: Serve) -> None:
+    """A byte now and then does not extend the time."""
     server, client = await serve.connected(head_timeout=0.2)
 
     async def drip() -> None:
@@ -200,7 +202,7 @@ async def test_a_head_that_drips_is_cut(serve: Serve) -> None:
     dripping.cancel()
 
 
-async def test_who_has_asked_once_may_be_silent(serve: Serve) -> None:
+async def test_a_connection_may_be_idle_after_a_request(serve: Serve) -> None:
     server = await serve(head_timeout=0.1)
     reader, asker, silent = await server.subscriber(), await server.connect(), await server.connect()
     await asker.ask("GET", "/status")
@@ -213,8 +215,8 @@ async def test_who_has_asked_once_may_be_silent(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("first", [ASK, UPGRADE], ids=["plain", "upgrade"])
-async def test_a_later_head_that_drips_is_cut(serve: Serve, monkeypatch: Patch, first: bytes) -> None:
-    """Whatever has come of it, when the time of an idle connection is over."""
+async def test_a_later_dripping_head_is_cut_off(serve: Serve, monkeypatch: Patch, first: bytes) -> None:
+    """The time is that of an idle connection, however much of the head has arrived."""
     monkeypatch.setattr(connection, "KEEP_ALIVE", 0.3)
     server, client = await serve.connected()
     await client.send(first)
@@ -232,10 +234,10 @@ async def test_a_later_head_that_drips_is_cut(serve: Serve, monkeypatch: Patch, 
 
 
 @pytest.mark.parametrize("full", [False, True])
-async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
+async def test_the_handler_of_a_closed_stream_ends_without_cancellation(
     serve: Serve, *, full: bool, caplog: Caplog
 ) -> None:
-    """Nobody cancels it: neither while it sleeps, nor while it waits for a full socket to empty."""
+    """It sleeps, or waits for a full socket."""
     server, client = await serve.connected(send_buffer=4096, queue_size=100_000)
     await client.subscribe()
     (found,) = connections(server)
@@ -250,14 +252,14 @@ async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
     assert (task.cancelled(), task.exception()) == (False, None)
     assert server.broadcaster.counts.closed == {"left": 1}
     assert server.broadcaster.counts.refused == {}
-    assert server.broadcaster.metrics.unreported_disconnects == 0  # a heartbeat would find it in the end
-    await sink.end_body()  # which finds nobody, and is no fault
+    assert server.broadcaster.metrics.unreported_disconnects == 0  # A heartbeat would notice it later.
+    await sink.end_body()  # Writing to a closed connection is no error.
     assert server.connections == server.broadcaster.client_count == 0
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
 async def test_an_idle_connection_is_closed(serve: Serve, monkeypatch: Patch) -> None:
-    """Its time begins anew with each answer; a request that takes longer is none of it, nor is a stream."""
+    """The time starts again with each response. Requests in progress and streams do not count as idle."""
     monkeypatch.setattr(connection, "KEEP_ALIVE", 0.3)
     server = await serve()
     reader, publisher, asker = await server.subscriber(), await server.connect(), await server.connect()
@@ -274,7 +276,7 @@ async def test_an_idle_connection_is_closed(serve: Serve, monkeypatch: Patch) ->
     assert server.broadcaster.counts.refused == {}
 
 
-async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(server: LiveServer) -> None:
+async def test_an_idle_connection_has_no_response_in_progress(server: LiveServer) -> None:
     asker, leaver = await server.connect(), await server.connect()
     await asker.ask("GET", "/status")
     (found,) = [each for each in connections(server) if each.next_request and each.request_count]
@@ -293,8 +295,10 @@ async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(server: LiveSe
     assert (len(found.timeouts.idle), len(found.timeouts.head)) == (0, 0)
 
 
-async def test_a_request_that_has_come_whole_by_then_is_answered(serve: Serve, monkeypatch: Patch) -> None:
-    """Though the loop was busy when the time of the idle connection was over, and for longer."""
+async def test_a_request_that_arrived_before_the_idle_timeout_is_answered(
+    serve: Serve, monkeypatch: Patch
+) -> None:
+    """The loop was blocked at that time and longer."""
     monkeypatch.setattr(connection, "KEEP_ALIVE", 0.2)
     server, client = await serve.connected()
     for message in (b"a", b"b"):
@@ -306,8 +310,10 @@ async def test_a_request_that_has_come_whole_by_then_is_answered(serve: Serve, m
     assert await gone(client)
 
 
-async def test_who_leaves_before_its_answer_is_not_waited_for(server: LiveServer, monkeypatch: Patch) -> None:
-    """The answer is made ready all the same, and nobody is waited for behind it."""
+async def test_a_client_that_leaves_before_its_response_is_not_waited_for(
+    server: LiveServer, monkeypatch: Patch
+) -> None:
+    """The response is still made, and no lingering follows."""
     monkeypatch.setattr(web_server_of(server), "handler_cancellation", False)
     client = await server.connect()
     await client.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
@@ -319,8 +325,8 @@ async def test_who_leaves_before_its_answer_is_not_waited_for(server: LiveServer
     assert len(found.timeouts.idle) == 0
 
 
-async def test_who_expects_what_is_not_done_has_asked(serve: Serve) -> None:
-    """And may ask again, when a new connection would have been too long silent."""
+async def test_a_refused_expectation_counts_as_a_request(serve: Serve) -> None:
+    """The client may send another after the time-out of a new connection."""
     server = await serve(head_timeout=0.1)
     client, silent = await server.connect(), await server.connect()
     await client.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\nExpect: wonders\r\n\r\n")
@@ -330,8 +336,8 @@ async def test_who_expects_what_is_not_done_has_asked(serve: Serve) -> None:
     assert (await client.ask("GET", "/status"))[0] == 200
 
 
-async def test_who_does_not_take_its_answers_is_cut(serve: Serve) -> None:
-    """Answers are no streams, whose deadline is delivery's: this one has its own, and is counted."""
+async def test_a_client_that_does_not_read_its_responses_is_disconnected(serve: Serve) -> None:
+    """The deadline is not that of streams. It is counted."""
     server = await serve(write_timeout=0.2, send_buffer=4096)
     client = await RawClient.open(server.port, receive_buffer=4096)
     asking = asyncio.create_task(client.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000))
@@ -341,8 +347,8 @@ async def test_who_does_not_take_its_answers_is_cut(serve: Serve) -> None:
     client.close()
 
 
-async def test_who_takes_its_answers_slowly_is_not_cut(serve: Serve, monkeypatch: Patch) -> None:
-    """As long as it takes a good piece of them each time, nor when it has taken them and is idle."""
+async def test_a_client_that_reads_its_responses_slowly_stays(serve: Serve, monkeypatch: Patch) -> None:
+    """It may take any time if it makes progress, and is not cut off afterwards."""
     monkeypatch.setattr(connection, "PROGRESS", 1)
     server = await serve(write_timeout=0.1, send_buffer=4096)
     patience = kernel_timeout(0.1)
@@ -365,13 +371,13 @@ async def test_who_takes_its_answers_slowly_is_not_cut(serve: Serve, monkeypatch
     client.close()
 
 
-# What is no HTTP.
+# Bytes that are not HTTP.
 
 CHUNKED = b"Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize("path", [b"/send", b"/send?stream=1"])
-async def test_a_body_that_breaks_is_answered_at_once(serve: Serve, path: bytes) -> None:
+async def test_an_invalid_body_is_answered_at_once(serve: Serve, path: bytes) -> None:
     server, client = await serve.connected(body_timeout=600)
     await client.send(b"POST %b HTTP/1.1\r\n" % path + CHUNKED + b"3\r\nab\n\r\n")
     await until(lambda: any(found.current_request for found in connections(server)))
@@ -380,8 +386,8 @@ async def test_a_body_that_breaks_is_answered_at_once(serve: Serve, path: bytes)
 
 
 @pytest.mark.parametrize("path", [b"/send", b"/send?stream=1"])
-async def test_a_body_that_breaks_before_it_is_read_is_answered(serve: Serve, path: bytes) -> None:
-    """Both pieces may come before the handler has its turn."""
+async def test_an_invalid_body_is_answered_before_it_is_read(serve: Serve, path: bytes) -> None:
+    """Both pieces may arrive before the handler runs."""
     server, client = await serve.connected(body_timeout=600)
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
@@ -392,7 +398,7 @@ async def test_a_body_that_breaks_before_it_is_read_is_answered(serve: Serve, pa
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 300000", b"Transfer-Encoding: chunked"])
-async def test_a_large_piece_that_ends_a_body_is_no_head(
+async def test_a_large_end_of_a_body_does_not_count_as_head(
     server: LiveServer, client: RawClient, length: bytes
 ) -> None:
     await until(lambda: len(connections(server)) == 1)
@@ -416,8 +422,10 @@ async def told_of_broken_chunks(client: RawClient, server: LiveServer) -> None:
     assert server.broadcaster.counts.refused["malformed"] == 1
 
 
-async def test_what_is_no_http_is_counted_and_not_repeated(server: LiveServer, client: RawClient) -> None:
-    """A plain 400 that says what is wrong, and not what was said."""
+async def test_bytes_that_are_not_http_are_counted_and_not_repeated(
+    server: LiveServer, client: RawClient
+) -> None:
+    """The plain 400 has the kind of the error and nothing of the bytes."""
     await client.send(b"GET /events?access_token=secret HTTP/9.9\r\nHost: x\r\n\r\n")
     answer = await client.rest()
     assert answer.startswith(b"HTTP/1.0 400 Bad Request\r\n")
@@ -426,11 +434,11 @@ async def test_what_is_no_http_is_counted_and_not_repeated(server: LiveServer, c
     assert server.broadcaster.counts.refused == {"malformed": 1}
 
 
-# Clients that take the server to speak HTTP/2.
+# Clients that expect HTTP/2.
 
 
 def http_2(path: str = "/events") -> H2Connection:
-    """Return a client of HTTP/2 that has asked for a path, by its prior knowledge (RFC 9113, 3.3)."""
+    """Return an HTTP/2 client with prior knowledge that has sent a request (RFC 9113, 3.3)."""
     client = H2Connection()
     client.initiate_connection()
     headers = {":method": "GET", ":path": path, ":scheme": "http", ":authority": "localhost"}
@@ -438,8 +446,8 @@ def http_2(path: str = "/events") -> H2Connection:
     return client
 
 
-async def test_a_client_of_http_2_is_told_to_use_http_1_1(server: LiveServer) -> None:
-    """In frames of HTTP/2: its request is reset and its connection ended, with HTTP_1_1_REQUIRED."""
+async def test_an_http_2_client_gets_http_1_1_required(server: LiveServer) -> None:
+    """RST_STREAM and GOAWAY frames have the error code HTTP_1_1_REQUIRED."""
     client, asker = http_2(), await server.connect()
     await asker.send(client.data_to_send())
     answer = await asker.rest()
@@ -456,15 +464,15 @@ async def test_a_client_of_http_2_is_told_to_use_http_1_1(server: LiveServer) ->
     assert server.broadcaster.counts.opened == 0
 
 
-async def test_httpx_says_that_http_1_1_is_required(server: LiveServer) -> None:
-    """A real client of HTTP/2, which shows the error's number and not a fault in a head."""
+async def test_httpx_reports_that_http_1_1_is_required(server: LiveServer) -> None:
+    """It is a real HTTP/2 client, and reports the code instead of an invalid head."""
     async with httpx.AsyncClient(http1=False, http2=True) as client:
         with pytest.raises(httpx.RemoteProtocolError, match=r"error_code:(13|ErrorCodes.HTTP_1_1_REQUIRED)"):
             await client.get(f"{server.url}/status")
 
 
-async def test_what_a_client_of_http_2_sends_on_is_not_read(server: LiveServer, client: RawClient) -> None:
-    """It has its answer all the same: no reset takes that away."""
+async def test_further_bytes_of_an_http_2_client_are_dropped(server: LiveServer, client: RawClient) -> None:
+    """It gets its response all the same: no TCP reset discards it."""
     await client.send(http_2().data_to_send())
     await until(lambda: server.broadcaster.counts.refused == {"malformed": 1})
     for _ in range(10):
@@ -475,15 +483,15 @@ async def test_what_a_client_of_http_2_sends_on_is_not_read(server: LiveServer, 
     assert server.broadcaster.counts.refused == {"malformed": 1}
 
 
-async def test_a_client_of_http_2_that_stays_is_cut(serve: Serve) -> None:
-    """When `head_timeout` is over: it has asked nothing."""
+async def test_an_http_2_client_that_stays_is_disconnected(serve: Serve) -> None:
+    """`head_timeout` is over, and it has sent no request."""
     server, asker = await serve.connected(head_timeout=0.1)
     await asker.send(http_2().data_to_send())
     await until(lambda: server.broadcaster.counts.refused == {"malformed": 1, "silent": 1})
     await until(lambda: server.connections == 0)
 
 
-async def test_a_client_of_http_2_leaves_no_cycle(server: LiveServer, client: RawClient) -> None:
+async def test_an_http_2_client_leaves_no_reference_cycle(server: LiveServer, client: RawClient) -> None:
     with uncollected():
         await client.send(http_2().data_to_send())
         await client.rest()
@@ -492,15 +500,15 @@ async def test_a_client_of_http_2_leaves_no_cycle(server: LiveServer, client: Ra
         await until(lambda: not held(Connection))
 
 
-async def test_http_2_is_begun_by_the_first_bytes_alone(client: RawClient) -> None:
+async def test_http_2_is_detected_by_the_first_bytes_only(client: RawClient) -> None:
     await client.send(ASK)
     assert (await client.answer())[0] == 200
     await client.send(http_2().data_to_send())
     assert (await client.rest()).startswith(b"HTTP/1.0 400 Bad Request\r\n")
 
 
-async def test_a_fault_of_ours_is_aiohttps_to_answer(server: LiveServer, monkeypatch: Patch) -> None:
-    """500, which nothing that a client sends may cause; it is counted like any other answer."""
+async def test_an_unexpected_error_is_answered_by_aiohttp(server: LiveServer, monkeypatch: Patch) -> None:
+    """The 500, which no client can cause, is counted like any other response."""
 
     def fail() -> None:
         raise RuntimeError("ours")
@@ -527,10 +535,10 @@ ENDED = {
 
 
 @pytest.mark.parametrize("said", ENDED.values(), ids=ENDED)
-async def test_a_connection_that_is_over_leaves_no_cycle(
+async def test_a_closed_connection_leaves_no_reference_cycle(
     server: LiveServer, client: RawClient, said: bytes
 ) -> None:
-    """Whatever it said goes with it at once: the collector looks seldom."""
+    """All its data is freed at once: the garbage collector runs seldom."""
     with uncollected():
         await client.send(said)
         await client.head()
@@ -539,7 +547,7 @@ async def test_a_connection_that_is_over_leaves_no_cycle(
         await until(lambda: not held(Connection))
 
 
-async def test_what_is_refused_and_never_answered_leaves_no_cycle(server: LiveServer) -> None:
+async def test_an_unanswered_refusal_leaves_no_reference_cycle(server: LiveServer) -> None:
     await server.connect()
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
@@ -557,10 +565,10 @@ async def test_what_is_refused_and_never_answered_leaves_no_cycle(server: LiveSe
     "before", [b"", ASK, b"POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"]
 )
 @pytest.mark.parametrize("length", [b"Content-Length: 300", b"Transfer-Encoding: chunked"])
-async def test_what_is_cut_short_is_not_published(
+async def test_an_incomplete_request_is_not_published(
     server: LiveServer, turns: int, before: bytes, length: bytes
 ) -> None:
-    """Whenever its connection is lost: before anybody has looked at it, or while it is read."""
+    """The connection is lost before the handler runs or while it reads."""
     await server.connect()
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)

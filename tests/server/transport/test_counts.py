@@ -1,11 +1,11 @@
-"""Who is counted, and by what."""
+"""Connection counts, in total and by address."""
 
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.server.transport.counts import ConnectionCounts
 from tests.support.internals import addresses_of
 
 
-def test_everyone_is_counted_and_an_address_by_itself() -> None:
+def test_connections_are_counted_in_total_and_by_address() -> None:
     connection_counts = ConnectionCounts(Metrics())
     for key in ("192.0.2.1", "192.0.2.1", "2001:db8::/64", None):
         connection_counts.add(key, private=key is None)
@@ -19,8 +19,8 @@ def test_everyone_is_counted_and_an_address_by_itself() -> None:
     assert connection_counts.for_address("192.0.2.1") == 1
 
 
-def test_an_address_that_left_is_forgotten() -> None:
-    """Memory is of those that are here, and not of all that ever were."""
+def test_an_address_without_connections_is_forgotten() -> None:
+    """Memory depends on the open connections only."""
     connection_counts = ConnectionCounts(Metrics())
     for number in range(100):
         connection_counts.add(f"192.0.2.{number}", private=False)

@@ -1,4 +1,4 @@
-"""Listeners: TCP and UNIX sockets, with TLS and without, each with what it serves."""
+"""Listeners: TCP and UNIX sockets, with TLS or without, each with its endpoints."""
 
 import asyncio
 import errno
@@ -70,10 +70,10 @@ async def ask(port: int, path: str, *, method: str = "GET") -> int:
 # UNIX sockets.
 
 
-async def test_a_unix_socket_serves_all_that_a_port_does(
+async def test_a_unix_socket_serves_all_endpoints(
     serve: Serve, connect_unix: ConnectUnix, path: Path
 ) -> None:
-    """And says where it is; nobody asks for its Host, which has no name."""
+    """Its address is printed, and it accepts any Host."""
     server = await serve(listener=(unix(path),))
     assert (server.url, server.urls, server.port) == (f"unix:{path}", (f"unix:{path}",), 0)
     reader, publisher = await connect_unix(path), await connect_unix(path)
@@ -85,7 +85,7 @@ async def test_a_unix_socket_serves_all_that_a_port_does(
 
 
 @pytest.mark.parametrize("leave", ["fin", "rst", "half-close", "silent"])
-async def test_whoever_leaves_a_unix_socket_is_counted_out(
+async def test_a_closed_connection_of_a_unix_socket_is_uncounted(
     serve: Serve, connect_unix: ConnectUnix, path: Path, leave: str
 ) -> None:
     server = await serve(listener=(unix(path),), head_timeout=0.1 if leave == "silent" else 10)
@@ -100,10 +100,10 @@ async def test_whoever_leaves_a_unix_socket_is_counted_out(
         await until(lambda: server.connections == 0)
 
 
-async def test_a_frozen_reader_of_a_unix_socket_is_cut(
+async def test_a_frozen_client_of_a_unix_socket_is_disconnected(
     serve: Serve, connect_unix: ConnectUnix, path: Path
 ) -> None:
-    """Its kernel buffer has the size that was set, and its deadline holds."""
+    """Its socket has the configured buffer size, and the deadline applies."""
     server = await serve(
         listener=(unix(path),), send_buffer=16_384, write_timeout=0.2, queue_size=10, overflow="drop-oldest"
     )
@@ -123,7 +123,7 @@ async def test_a_frozen_reader_of_a_unix_socket_is_cut(
 
 
 async def test_a_unix_socket_with_tls(serve: Serve, path: Path, tmp_path: Path) -> None:
-    """For a network that is shared by a file."""
+    """It is of use where a network is tunnelled through a socket file."""
     authenticator = trustme.CA()
     certificate, key = write_certificate(authenticator, tmp_path)
     context = ssl.create_default_context()
@@ -136,10 +136,10 @@ async def test_a_unix_socket_with_tls(serve: Serve, path: Path, tmp_path: Path) 
     await until(lambda: server.connections == 0)
 
 
-async def test_the_file_of_a_unix_socket_goes_with_the_server(
+async def test_the_socket_file_is_removed_when_the_server_stops(
     serve: Serve, connect_unix: ConnectUnix, path: Path
 ) -> None:
-    """When it stops to accept, so that the next can take its place while streams still end."""
+    """It goes with the listening socket, so that the next server can bind while streams still end."""
     server = await serve(listener=(unix(path, mode="600"),))
     assert path.stat().st_mode & 0o777 == 0o600
     reader = await connect_unix(path)
@@ -150,15 +150,15 @@ async def test_the_file_of_a_unix_socket_goes_with_the_server(
     assert b"$close" in await reader.rest()
 
 
-async def test_a_server_that_was_killed_leaves_nothing_in_the_way(serve: Serve, path: Path) -> None:
-    """Its socket refuses, and is replaced."""
+async def test_the_socket_file_of_a_killed_server_is_replaced(serve: Serve, path: Path) -> None:
+    """It refuses connections."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
         dead.listen()
     await serve(listener=(unix(path),))
 
 
-async def test_a_unix_socket_of_a_living_server_is_refused(
+async def test_a_unix_socket_of_a_running_server_is_refused(
     serve: Serve, connect_unix: ConnectUnix, path: Path
 ) -> None:
     server = await serve(listener=(unix(path),))
@@ -177,7 +177,7 @@ async def test_a_unix_socket_of_a_living_server_is_refused(
         ({"owner": "no-such-user-here"}, "owner: 'no-such-user-here': .*"),
     ],
 )
-async def test_a_unix_socket_that_cannot_be_is_said_so(
+async def test_an_impossible_unix_socket_is_reported(
     path: Path, options: dict[str, Any], reason: str
 ) -> None:
     rule = ListenerRule(**{"host": f"unix:{path}", **options})
@@ -186,13 +186,13 @@ async def test_a_unix_socket_that_cannot_be_is_said_so(
     assert not path.exists()
 
 
-# Several.
+# Several listeners.
 
 
 async def test_each_listener_serves_its_own_endpoints(
     serve: Serve, connect_unix: ConnectUnix, path: Path
 ) -> None:
-    """The rest is not there; health is everywhere."""
+    """The others are 404. Health checks are on every listener."""
     server = await serve(
         listener=(
             tcp(Endpoint.SUBSCRIBE),
@@ -214,10 +214,10 @@ async def test_each_listener_serves_its_own_endpoints(
     assert (await client.ask("POST", "/send", body=b"x"))[0] == 404
 
 
-async def test_the_limit_is_of_all_listeners_together(
+async def test_the_limit_counts_the_connections_of_all_listeners(
     serve: Serve, connect_unix: ConnectUnix, path: Path
 ) -> None:
-    """Descriptors are."""
+    """It follows from the file descriptors."""
     server = await serve(listener=(tcp(), tcp(), unix(path)), max_connections=3)
     first, second = (listener.port for listener in server.listeners if listener.port is not None)
     clients = [await RawClient.open(first), await RawClient.open(second), await connect_unix(path)]
@@ -236,8 +236,8 @@ def answers(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def test_all_listen_or_none(path: Path) -> None:
-    """The error names the one that could not, and the others are gone."""
+async def test_all_listeners_start_or_none(path: Path) -> None:
+    """The error names the one that failed, and the others are closed."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -253,8 +253,8 @@ async def test_all_listen_or_none(path: Path) -> None:
     await server.stop()
 
 
-async def test_one_port_twice_is_said_so() -> None:
-    """Linux lets two bind what only one may listen on."""
+async def test_one_port_twice_is_reported() -> None:
+    """Linux lets two sockets bind a port that only one may listen on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -263,14 +263,14 @@ async def test_one_port_twice_is_said_so() -> None:
     assert not answers(port)
 
 
-async def test_a_certificate_that_is_bad_leaves_nothing_listening(path: Path) -> None:
+async def test_a_bad_certificate_leaves_no_listener(path: Path) -> None:
     with pytest.raises(CertificateError):
         await Server(Config(listener=(unix(path), tcp(certificate="/none.pem")))).start()
     assert not path.exists()
 
 
-async def test_tls_and_none_side_by_side(serve: Serve, tmp_path: Path) -> None:
-    """One for the world, one for the proxy on this machine."""
+async def test_listeners_with_and_without_tls(serve: Serve, tmp_path: Path) -> None:
+    """One is public, the other for a proxy on the machine."""
     authenticator = trustme.CA()
     certificate, key = write_certificate(authenticator, tmp_path)
     context = ssl.create_default_context()
@@ -286,7 +286,7 @@ async def test_tls_and_none_side_by_side(serve: Serve, tmp_path: Path) -> None:
     writer.transport.abort()
 
 
-# Its own machine, or others.
+# Local and public listeners.
 
 
 @pytest.mark.parametrize(
@@ -306,13 +306,13 @@ async def test_tls_and_none_side_by_side(serve: Serve, tmp_path: Path) -> None:
         ("example.com", False),
     ],
 )
-def test_a_listener_is_local_by_what_it_is_called(host: str, *, local: bool) -> None:
-    """Whatever a name is resolved to, only the loopback's own are taken for it."""
+def test_a_listener_is_local_by_its_configured_host(host: str, *, local: bool) -> None:
+    """Only loopback addresses and `localhost` are local, whatever a name resolves to."""
     assert is_local(ListenerRule(host=host)) is local
 
 
-async def test_a_wildcard_is_not_the_loopback(serve: Serve) -> None:
-    """Also for a caller that comes by the loopback: it may be a proxy, with the world behind it."""
+async def test_a_wildcard_is_not_local(serve: Serve) -> None:
+    """This holds for a client from loopback too: it may be a proxy for the world."""
     server = await serve(host="0.0.0.0")
     (listener,) = server.listeners
     assert not listener.info.loopback
@@ -320,12 +320,12 @@ async def test_a_wildcard_is_not_the_loopback(serve: Serve) -> None:
     assert (await client.ask("GET", "/status"))[0] == 401
 
 
-# Every address.
+# All addresses.
 
 
 @pytest.fixture
 def ipv6() -> None:
-    """Skip a test on a machine whose loopback has no IPv6."""
+    """Skip a test on a machine without IPv6 on loopback."""
     try:
         with socket.socket(socket.AF_INET6) as sock:
             sock.bind(("::1", 0))
@@ -334,14 +334,14 @@ def ipv6() -> None:
 
 
 def bound(server: LiveServer) -> list[tuple[str, int]]:
-    """Return where the sockets of the first listener are, by address and port."""
+    """Return the addresses and ports of the first listener's sockets."""
     return [sock.getsockname()[:2] for sock in server.listeners[0].sockets]
 
 
 @pytest.mark.parametrize(("host", "url"), [("*", "http://0.0.0.0:{}"), ("::", "http://[::]:{}")])
 @pytest.mark.usefixtures("ipv6")
 async def test_every_address_is_listened_on(serve: Serve, host: str, url: str) -> None:
-    """Those of IPv4 and of IPv6, at one port, by a socket each."""
+    """IPv4 and IPv6 have a socket each, at one port."""
     server = await serve(host=host, token=STATIC)
     assert bound(server) == [("0.0.0.0", server.port), ("::", server.port)]
     assert server.urls == (url.format(server.port),)
@@ -349,8 +349,8 @@ async def test_every_address_is_listened_on(serve: Serve, host: str, url: str) -
 
 @pytest.mark.parametrize("host", ["*", "::"])
 @pytest.mark.usefixtures("ipv6")
-async def test_a_client_of_every_address_is_seen_by_its_own(serve: Serve, host: str) -> None:
-    """One of IPv4 as that, and not as `::ffff:127.0.0.1`, which limits would take for another."""
+async def test_a_client_of_every_address_has_its_own_address(serve: Serve, host: str) -> None:
+    """An IPv4 one is not `::ffff:127.0.0.1`, which limits would count as another."""
     server = await serve(host=host, token=STATIC)
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with socket.socket(family) as sock:
@@ -367,14 +367,14 @@ async def test_a_client_of_every_address_is_seen_by_its_own(serve: Serve, host: 
 
 
 @pytest.mark.usefixtures("ipv6")
-async def test_an_address_of_ipv6_may_be_written_as_in_a_url(serve: Serve) -> None:
+async def test_an_ipv6_address_may_have_brackets(serve: Serve) -> None:
     server = await serve(host="[::1]", token=STATIC)
     assert bound(server) == [("::1", server.port)]
     assert server.urls == (f"http://[::1]:{server.port}",)
 
 
 def without_ipv6(monkeypatch: Patch, code: int) -> None:
-    """Pretend that this machine has no IPv6: what binds a socket of it fails."""
+    """Simulate a machine without IPv6: binding a socket of it fails."""
     bind = socket.socket.bind
 
     def fail(sock: socket.socket, address: Any) -> None:
@@ -386,10 +386,10 @@ def without_ipv6(monkeypatch: Patch, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
-async def test_a_machine_without_ipv6_has_every_address_of_ipv4(
+async def test_without_ipv6_every_address_is_that_of_ipv4(
     serve: Serve, monkeypatch: Patch, code: int
 ) -> None:
-    """For `*`; whoever names `::` wants it, and is told that there is none."""
+    """This holds for `*`. `::` is an error."""
     without_ipv6(monkeypatch, code)
     server = await serve(host="*", token=STATIC)
     assert bound(server) == [("0.0.0.0", server.port)]
@@ -397,22 +397,22 @@ async def test_a_machine_without_ipv6_has_every_address_of_ipv4(
         await Server(Config(host="::", port=0, token=STATIC)).start()
 
 
-async def test_a_port_of_ipv6_that_is_taken_is_said_so(monkeypatch: Patch) -> None:
+async def test_a_taken_port_of_ipv6_is_reported(monkeypatch: Patch) -> None:
     without_ipv6(monkeypatch, errno.EADDRINUSE)
     with pytest.raises(ListenError, match=r"^cannot listen on \* port 0: address already in use$"):
         await Server(Config(host="*", port=0, token=STATIC)).start()
 
 
-# Crowds.
+# Many connections.
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_a_crowd_comes_in_by_eights(serve: Serve, path: Path, kind: str) -> None:
-    """Not by ones: a turn of the loop is a good part of what a connection costs."""
+async def test_connections_are_accepted_eight_at_a_time(serve: Serve, path: Path, kind: str) -> None:
+    """A turn of the loop is a good part of the cost of a connection."""
     server = await serve(listener=(unix(path),) if kind == "unix" else (tcp(),))
     crowd, turns = 20 * ACCEPTS, 0
     with ExitStack() as stack:
-        for _ in range(crowd):  # the kernel has them all before the loop turns again
+        for _ in range(crowd):  # The kernel has accepted all before the loop's next turn.
             client = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
             stack.enter_context(client).connect(str(path) if kind == "unix" else ("127.0.0.1", server.port))
         while server.connections < crowd:
@@ -421,7 +421,7 @@ async def test_a_crowd_comes_in_by_eights(serve: Serve, path: Path, kind: str) -
     assert turns <= 20 + 3
 
 
-async def test_a_socket_that_cannot_be_watched_is_one_that_cannot_be_listened_on(monkeypatch: Patch) -> None:
+async def test_a_socket_that_the_loop_cannot_watch_is_reported(monkeypatch: Patch) -> None:
     server = Server(Config(port=0))
 
     def exhausted(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Connections that are not let in, and the answers they get."""
+"""Rejected connections and their responses."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.server.transport.conftest import ASK, health, refused
 from tests.support.sockets import RawClient
 
 
-async def test_beyond_the_limit_a_program_gets_503(serve: Serve) -> None:
+async def test_a_program_beyond_the_limit_gets_a_503(serve: Serve) -> None:
     server = await serve(max_connections=2)
     readers = [await server.connect() for _ in range(2)]
     for reader in readers:
@@ -41,8 +41,8 @@ async def test_beyond_the_limit_a_program_gets_503(serve: Serve) -> None:
     assert server.broadcaster.client_count == 2
 
 
-async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve) -> None:
-    """With 200, since EventSource stops for good at anything else."""
+async def test_a_browser_beyond_the_limit_reconnects(serve: Serve) -> None:
+    """It gets a 200, since EventSource stops for good at any other status."""
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
     late = await server.connect()
@@ -62,8 +62,8 @@ async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve) -> 
     )
 
 
-async def test_rejected_connections_are_bounded(serve: Serve) -> None:
-    """Beyond the maximum, the oldest is cut for each new one; the others are still answered."""
+async def test_rejected_connections_are_limited(serve: Serve) -> None:
+    """Beyond the maximum the oldest is closed for each new one. The others are answered."""
     server, reader = await serve.connected(max_connections=1)
     await reader.subscribe()
     beyond = [await server.connect() for _ in range(MAX_REJECTING)]
@@ -77,7 +77,7 @@ async def test_rejected_connections_are_bounded(serve: Serve) -> None:
 
 
 async def test_a_rejected_client_that_sends_nothing_is_closed(serve: Serve, monkeypatch: Patch) -> None:
-    """When `REJECTION_TIMEOUT` is over."""
+    """`REJECTION_TIMEOUT` is over."""
     monkeypatch.setattr(rejection, "REJECTION_TIMEOUT", 0.05)
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
@@ -88,7 +88,7 @@ async def test_a_rejected_client_that_sends_nothing_is_closed(serve: Serve, monk
 
 
 @pytest.mark.parametrize("piece", [b"G", b"GET /events HTTP/1.1\r\nAccept: text/ev"])
-async def test_a_request_in_pieces_is_answered_when_it_is_whole(serve: Serve, piece: bytes) -> None:
+async def test_a_request_in_pieces_is_answered_when_it_is_complete(serve: Serve, piece: bytes) -> None:
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
     late = await server.connect()
@@ -100,7 +100,7 @@ async def test_a_request_in_pieces_is_answered_when_it_is_whole(serve: Serve, pi
 
 
 async def test_an_endless_head_is_answered_and_not_kept(serve: Serve) -> None:
-    """What may be of a head is enough to know."""
+    """Its first bytes up to the limit are enough."""
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
     late = await server.connect()
@@ -110,8 +110,8 @@ async def test_an_endless_head_is_answered_and_not_kept(serve: Serve) -> None:
 
 @pytest.mark.parametrize("reason", ["full", "address"])
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_health_check_beyond_the_limit_is_told_the_truth(serve: Serve, reason: str) -> None:
-    """Being full is no illness, and what is one is said; a path that is in a whole URL is a path still."""
+async def test_a_health_check_beyond_the_limit_gets_the_real_state(serve: Serve, reason: str) -> None:
+    """A full server is healthy. A path may be part of an absolute URL."""
     limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
     server = await serve(**limits)
     await (await server.connect(source="127.0.0.2")).subscribe()
@@ -143,8 +143,8 @@ HEALTHY = (
 )
 
 
-async def test_a_health_check_is_answered_in_any_crowd(serve: Serve) -> None:
-    """It asks at once: those who say nothing make room for it, and those who do not take their answers."""
+async def test_a_health_check_is_answered_among_many_connections(serve: Serve) -> None:
+    """Connections without a request, or with an unread response, are closed for it."""
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
     for saying in (b"", ASK):
@@ -153,8 +153,8 @@ async def test_a_health_check_is_answered_in_any_crowd(serve: Serve) -> None:
         assert await health(server) == 200
 
 
-async def test_an_answer_to_a_rejected_client_is_not_taken_back(serve: Serve) -> None:
-    """Those who have theirs go first, before anyone who has still to ask; they have it all the same."""
+async def test_the_response_of_a_rejected_client_is_not_discarded(serve: Serve) -> None:
+    """Answered connections are closed first, and the client still gets its response."""
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
     silent = await server.connect()
@@ -176,13 +176,12 @@ def refused_as(head: bytes, reason: RejectReason = RejectReason.FULL, *, cors: C
 
 
 def test_an_accept_header_is_found_in_any_case() -> None:
-    """Header names have no case."""
     head = b"GET / HTTP/1.1\r\nACCEPT: Text/Event-Stream\r\n\r\n"
     assert refused_as(head).startswith(b"HTTP/1.1 200")
     assert refused_as(b"\xff\0").startswith(b"HTTP/1.1 503")
 
 
-def test_a_repeated_accept_header_is_read_whole() -> None:
+def test_all_lines_of_an_accept_header_are_read() -> None:
     head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
     assert refused_as(head, RejectReason.ADDRESS).startswith(b"HTTP/1.1 200")
 
@@ -205,8 +204,8 @@ def test_a_repeated_accept_header_is_read_whole() -> None:
         ("/events", "Last-Event-ID: a b\r\n", None),
     ],
 )
-def test_a_refusal_repeats_the_id_that_was_brought(target: str, headers: str, id: str | None) -> None:
-    """As if the request had been parsed; a client that keeps its id over the refusal loses nothing."""
+def test_a_rejection_repeats_the_last_event_id(target: str, headers: str, id: str | None) -> None:
+    """It is parsed as in an accepted request, so the client keeps its id."""
     head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{headers}\r\n".encode()
     for reason, said in ((RejectReason.FULL, "full"), (RejectReason.ADDRESS, "address")):
         answer, _, block = refused_as(head, reason).partition(b"\r\n\r\n")
@@ -215,8 +214,8 @@ def test_a_refusal_repeats_the_id_that_was_brought(target: str, headers: str, id
 
 
 @pytest.mark.parametrize("accept", [b"", b"Accept: text/event-stream\r\n"])
-def test_a_page_of_a_known_origin_may_read_that_it_was_refused(accept: bytes) -> None:
-    """Else its browser would tell of a fault in CORS, and not come back."""
+def test_a_page_of_an_allowed_origin_can_read_its_rejection(accept: bytes) -> None:
+    """Otherwise its browser reports an error of CORS and does not reconnect."""
     cors = Cors(("https://a.example",))
     head = b"GET /events HTTP/1.1\r\n%bOrigin: https://a.example\r\n\r\n" % accept
     answer = refused_as(head, cors=cors).split(b"\r\n\r\n")[0].split(b"\r\n")
@@ -228,8 +227,8 @@ def test_a_page_of_a_known_origin_may_read_that_it_was_refused(accept: bytes) ->
     assert b"\r\nVary: Origin\r\n" in foreign
 
 
-async def test_rest_is_the_whole_answer(serve: Serve) -> None:
-    """Closing waits for the client to have read: no reset takes the answer away."""
+async def test_the_whole_response_is_read(serve: Serve) -> None:
+    """The server closes after the client has read, so that no TCP reset discards the response."""
     server = await serve(max_connections=1)
     keeper = await RawClient.open(server.port)
     await keeper.subscribe()

@@ -1,4 +1,4 @@
-"""The reserve: connections beyond the limit, shared by address."""
+"""Reserve: connections beyond the limit, shared by address."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from tests.support.sockets import until
 
 @dataclass(eq=False)
 class Waiting:
-    """A connection whose head has yet to come, unless it is answered."""
+    """A connection in the reserve, before its head or after its response."""
 
     key: str | None
-    within: "Held"
+    within: "ReserveRecorder"
     answered: bool = False
 
     def cut(self) -> None:
@@ -25,8 +25,8 @@ class Waiting:
 
 
 @dataclass
-class Held:
-    """A reserve, who was cut, and who had reached its share."""
+class ReserveRecorder:
+    """A reserve that records which connections were closed and which addresses reached their share."""
 
     cut: list[Waiting] = field(default_factory=list)
     reached: list[str | None] = field(default_factory=list)
@@ -42,12 +42,12 @@ class Held:
 
 
 @pytest.fixture
-def held() -> Held:
-    return Held()
+def held() -> ReserveRecorder:
+    return ReserveRecorder()
 
 
-def test_an_address_has_a_share_of_the_reserve(held: Held) -> None:
-    """For its next connection its own first is cut, and no other's."""
+def test_an_address_has_a_share_of_the_reserve(held: ReserveRecorder) -> None:
+    """For a connection beyond it the address's own first one is closed."""
     other = held.add("other")
     mine = held.add("mine", MAX_REJECTING_PER_ADDRESS)
     assert held.cut == []
@@ -57,8 +57,8 @@ def test_an_address_has_a_share_of_the_reserve(held: Held) -> None:
     assert len(held.reserve) == MAX_REJECTING_PER_ADDRESS + len(other)
 
 
-def test_the_address_that_has_most_gives_when_the_reserve_is_full(held: Held) -> None:
-    """A flood from several addresses cuts its own; an operator who was first stays."""
+def test_a_full_reserve_closes_connections_of_the_largest_address(held: ReserveRecorder) -> None:
+    """A flood from several addresses closes its own. An earlier admin stays."""
     operator = held.add("operator")
     strangers = held.add(None, MAX_REJECTING - 1)
     held.add("another", MAX_REJECTING_PER_ADDRESS)
@@ -67,22 +67,22 @@ def test_the_address_that_has_most_gives_when_the_reserve_is_full(held: Held) ->
     assert operator[0] not in held.cut
 
 
-def test_those_that_are_answered_give_first(held: Held) -> None:
+def test_answered_connections_are_closed_first(held: ReserveRecorder) -> None:
     held.add(None, MAX_REJECTING - 1)
     answered = held.add("a", answered=True)
     held.add("b")
     assert held.cut == answered
 
 
-def test_closing_cuts_everyone(held: Held) -> None:
+def test_closing_the_reserve_closes_all_connections(held: ReserveRecorder) -> None:
     pending = held.add("a", 3)
     held.reserve.close()
     assert held.cut == pending
     assert len(held.reserve) == 0
 
 
-async def test_handshakes_have_turns(held: Held, monkeypatch: Patch) -> None:
-    """One begins at once, and the next when its time has come: of the address that has fewest, the first."""
+async def test_handshakes_take_turns(held: ReserveRecorder, monkeypatch: Patch) -> None:
+    """One begins at once, the next at its time: the first of the address with the fewest."""
     monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 0.01)
     begun: list[Waiting] = []
     crowd, operator = held.add("crowd", 4), held.add("operator")

@@ -1,4 +1,4 @@
-"""Sockets that a supervisor hands down: which listener each is, and what cannot be one."""
+"""Socket activation: sockets from a supervisor, and their listeners."""
 
 import os
 import re
@@ -35,7 +35,7 @@ PID = str(os.getpid())
 
 @pytest.fixture
 def sockets(tmp_path: Path) -> Iterator[dict[str, InheritedSocket]]:
-    """Sockets of every family, by what they are called."""
+    """Return sockets of each family, by name."""
     with ExitStack() as stack:
         made = {
             "public": tcp_socket("0.0.0.0"),
@@ -45,11 +45,11 @@ def sockets(tmp_path: Path) -> Iterator[dict[str, InheritedSocket]]:
         yield {name: InheritedSocket(name, stack.enter_context(sock)) for name, sock in made.items()}
 
 
-# Taking them.
+# Taking the sockets.
 
 
-def test_none_are_taken_that_are_for_another_process() -> None:
-    """Who starts us by way of another program must not have us close what that one uses."""
+def test_sockets_of_another_process_are_not_taken() -> None:
+    """A program that starts this one may have inherited them for itself."""
     for pid in ("", "1", PID + "0", "x"):
         environ = {"LISTEN_PID": pid, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "a", "HOME": "/"}
         assert take_sockets(environ) == []
@@ -57,8 +57,8 @@ def test_none_are_taken_that_are_for_another_process() -> None:
     assert take_sockets({}) == []
 
 
-def test_they_are_taken_in_their_order(sockets: dict[str, InheritedSocket], monkeypatch: Patch) -> None:
-    """With their names as far as they go, and no child of ours has them."""
+def test_sockets_are_taken_in_order(sockets: dict[str, InheritedSocket], monkeypatch: Patch) -> None:
+    """They have the names that were given, and child processes do not inherit them."""
     first = os.dup(sockets["local"].sock.fileno())
     assert os.dup(sockets["unix"].sock.fileno()) == first + 1
     monkeypatch.setattr(socket_activation, "FIRST_DESCRIPTOR", first)
@@ -75,20 +75,20 @@ def test_they_are_taken_in_their_order(sockets: dict[str, InheritedSocket], monk
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "\u0661", "9" * 10, "9" * 80])
-def test_a_number_that_is_none_is_said(count: str) -> None:
+def test_a_malformed_number_is_reported(count: str) -> None:
     with pytest.raises(ListenError, match=rf"^LISTEN_FDS: '{re.escape(count)}' is not a number$"):
         take_sockets({"LISTEN_PID": PID, "LISTEN_FDS": count})
 
 
-def test_more_than_there_can_be_are_said_at_the_first_that_is_not_there(monkeypatch: Patch) -> None:
-    """Before there is anything to hold for each of them."""
+def test_a_number_beyond_the_open_descriptors_is_reported(monkeypatch: Patch) -> None:
+    """The error has the first missing one, and no object was made for the others."""
     monkeypatch.setattr(socket_activation, "FIRST_DESCRIPTOR", 1_000_000)
     with pytest.raises(ListenError, match=r"^LISTEN_FDS: descriptor 1000000 cannot be used: "):
         take_sockets({"LISTEN_PID": PID, "LISTEN_FDS": "999999999"})
 
 
-def test_what_is_no_listening_socket_is_said(monkeypatch: Patch, tmp_path: Path) -> None:
-    """By its number: a file, a socket that was not made to listen, a datagram socket, nothing at all."""
+def test_a_descriptor_that_is_no_listening_socket_is_reported(monkeypatch: Patch, tmp_path: Path) -> None:
+    """It is a file, a socket that does not listen, a datagram socket, or closed."""
     with ExitStack() as stack:
         file = stack.enter_context((tmp_path / "file").open("wb"))
         deaf = stack.enter_context(socket.socket())
@@ -104,7 +104,7 @@ def test_what_is_no_listening_socket_is_said(monkeypatch: Patch, tmp_path: Path)
                 take_sockets({"LISTEN_PID": PID, "LISTEN_FDS": "1"})
 
 
-# Which is which.
+# Sockets and listeners.
 
 
 def rule(name: str = "", host: str = "x", *endpoints: Endpoint) -> ListenerRule:
@@ -112,7 +112,7 @@ def rule(name: str = "", host: str = "x", *endpoints: Endpoint) -> ListenerRule:
 
 
 def test_a_socket_belongs_to_the_listener_of_its_name(sockets: dict[str, InheritedSocket]) -> None:
-    """In whatever order they come, and several to one; those without a listener of their name go by order."""
+    """They come in any order, several for one. Sockets without a matching name go by order."""
     public, local, unix = sockets["public"], sockets["local"], sockets["unix"]
     named = rule("unix"), rule("public")
     assert matched(named, [public, unix]) == [(named[1], public), (named[0], unix)]
@@ -123,8 +123,8 @@ def test_a_socket_belongs_to_the_listener_of_its_name(sockets: dict[str, Inherit
     assert found == [(named[0], unix), (first, public), (second, local)]
 
 
-def test_what_is_left_over_is_said(sockets: dict[str, InheritedSocket]) -> None:
-    """A socket that nothing is said of would be open to everyone, a listener without one to nobody."""
+def test_a_socket_or_listener_without_the_other_is_reported(sockets: dict[str, InheritedSocket]) -> None:
+    """Such a socket would be open to all, and such a listener would be unreachable."""
     public, local = sockets["public"], sockets["local"]
     port = local.sock.getsockname()[1]
     with pytest.raises(
@@ -139,8 +139,10 @@ def test_what_is_left_over_is_said(sockets: dict[str, InheritedSocket]) -> None:
         matched([rule("admin"), rule()], [public])
 
 
-def test_a_listener_is_where_its_socket_is(sockets: dict[str, InheritedSocket], tmp_path: Path) -> None:
-    """Whatever it said of an address, a mode and an owner; what it said of the rest holds."""
+def test_a_listener_has_the_address_of_its_socket(
+    sockets: dict[str, InheritedSocket], tmp_path: Path
+) -> None:
+    """Its configured address, mode and owner are ignored, its other settings apply."""
     written = ListenerRule(host="unix:/nowhere", mode="0600", owner="1:1", endpoints=(Endpoint.INSPECT,))
     for name, host, port in (
         ("public", "0.0.0.0", sockets["public"].sock.getsockname()[1]),
@@ -157,8 +159,8 @@ def test_a_listener_is_where_its_socket_is(sockets: dict[str, InheritedSocket], 
         assert config.listeners[0].host == f"unix:@sse-{PID}"
 
 
-def test_a_listener_with_several_sockets_is_several(sockets: dict[str, InheritedSocket]) -> None:
-    """One for each, in which the same holds: both families of a host, say."""
+def test_a_listener_with_several_sockets_is_several_listeners(sockets: dict[str, InheritedSocket]) -> None:
+    """They share their settings: for instance IPv4 and IPv6 of a host."""
     both = [sockets["public"], InheritedSocket("public", sockets["local"].sock)]
     config, socks = bind_to_inherited(Config(listener=(rule("public", "x", Endpoint.SUBSCRIBE),)), both)
     assert socks == [each.sock for each in both]
@@ -166,20 +168,20 @@ def test_a_listener_with_several_sockets_is_several(sockets: dict[str, Inherited
     assert {each.endpoints for each in config.listeners} == {(Endpoint.SUBSCRIBE,)}
 
 
-def test_without_any_it_listens_where_it_is_told_to() -> None:
+def test_without_inherited_sockets_the_configured_addresses_apply() -> None:
     config = Config(port=9)
     assert bind_to_inherited(config, []) == (config, [None])
 
 
-def test_who_can_reach_it_is_told_by_the_sockets(sockets: dict[str, InheritedSocket]) -> None:
-    """A loopback address in the configuration makes a public socket no safer."""
+def test_a_listener_is_local_by_its_socket(sockets: dict[str, InheritedSocket]) -> None:
+    """A configured loopback address makes a public socket no safer."""
     assert needs_token(bind_to_inherited(Config(host="127.0.0.1"), [sockets["public"]])[0])
     assert not needs_token(bind_to_inherited(Config(host="0.0.0.0"), [sockets["local"]])[0])
     assert not needs_token(bind_to_inherited(Config(host="0.0.0.0"), [sockets["unix"]])[0])
     assert Server(Config(), inherited=[sockets["public"]]).token is not None
 
 
-# Serving by them.
+# Serving.
 
 
 async def ask(port: int, path: str) -> int:
@@ -190,10 +192,10 @@ async def ask(port: int, path: str) -> int:
         client.close()
 
 
-async def test_each_serves_what_its_listener_says(
+async def test_each_inherited_listener_has_its_endpoints(
     sockets: dict[str, InheritedSocket], tmp_path: Path
 ) -> None:
-    """Its endpoints alone; and who may do what is as by any other socket."""
+    """Access is the same as with any other socket."""
     config = Config(listener=(rule("public", "x", Endpoint.SUBSCRIBE), rule("unix", "y", Endpoint.INSPECT)))
     server = Server(config, inherited=[sockets["unix"], sockets["public"]])
     await server.start()
@@ -207,10 +209,9 @@ async def test_each_serves_what_its_listener_says(
     assert (tmp_path / "x.sock").is_socket()
 
 
-async def test_one_with_a_certificate_speaks_tls(
+async def test_an_inherited_listener_with_a_certificate_speaks_tls(
     programs: Programs, program: Program, tmp_path: Path
 ) -> None:
-    """As its listener says; the socket itself knows nothing of that."""
     authenticator = trustme.CA()
     certificate, key = write_certificate(authenticator, tmp_path)
     authenticator.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -224,8 +225,8 @@ async def test_one_with_a_certificate_speaks_tls(
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_nobody_is_refused_while_there_is_no_server(programs: Programs, loop: str) -> None:
-    """Whoever connects in between waits for the next one, which is by the same socket."""
+async def test_clients_are_not_refused_between_two_servers(programs: Programs, loop: str) -> None:
+    """A client that connects in between waits for the next process, which has the same socket."""
     with Supervisor(programs, tcp_socket()) as supervisor:
         first = await supervisor.start("--event-loop", loop, "--port", "1", "--log-level", "warning")
         reader = await RawClient.open(supervisor.port)

@@ -1,4 +1,4 @@
-"""Options of sockets, as the kernel has them."""
+"""Socket options, as the kernel has them."""
 
 import socket
 from contextlib import ExitStack
@@ -7,8 +7,8 @@ from pathlib import Path
 from sse_broadcast.server.transport.socket_options import tune_listener
 
 
-def test_accepted_sockets_have_the_options_of_the_one_that_listens() -> None:
-    """Handed down by the kernel, which doubles the buffer that it is asked for."""
+def test_accepted_sockets_have_the_options_of_the_listening_one() -> None:
+    """The kernel copies them, and doubles the requested buffer size."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         tune_listener(listening, send_buffer=20_000, write_timeout=7)
@@ -20,14 +20,14 @@ def test_accepted_sockets_have_the_options_of_the_one_that_listens() -> None:
 
 
 def test_without_a_limit_the_kernel_chooses_the_buffer() -> None:
-    """0 leaves it alone."""
+    """The setting is 0."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         before = listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         tune_listener(listening, send_buffer=0, write_timeout=7)
         assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
 
 
-def test_a_unix_socket_has_none_of_them(tmp_path: Path) -> None:
+def test_a_unix_socket_has_none_of_these_options(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         tune_listener(listening, send_buffer=20_000, write_timeout=7)

@@ -1,4 +1,4 @@
-"""The certificate, and what becomes of it when its files change."""
+"""TLS certificates, and changes of their files."""
 
 import asyncio
 import errno
@@ -34,17 +34,17 @@ def test_a_certificate_that_cannot_be_loaded_is_named(tmp_path: Path, content: s
         tls_context(str(file), "key.pem")
 
 
-def test_nothing_older_than_tls_1_2_is_spoken(authenticator: trustme.CA, tmp_path: Path) -> None:
-    """And no handshake within a connection, which nobody would count."""
+def test_tls_1_2_is_the_oldest_version(authenticator: trustme.CA, tmp_path: Path) -> None:
+    """Renegotiation, which would not be counted, is off."""
     context = Certificate(*write_certificate(authenticator, tmp_path)).context
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
-def test_files_that_changed_are_read_once_they_rest(
+def test_changed_files_are_read_once_they_are_stable(
     authenticator: trustme.CA, tmp_path: Path, caplog: Caplog
 ) -> None:
-    """Two looks that find the same: a certificate and its key are not written at the same time."""
+    """Two checks find the same: a certificate and its key are not written at the same time."""
     caplog.set_level(logging.INFO)
     certificate = Certificate(*write_certificate(authenticator, tmp_path))
     first = certificate.context
@@ -62,7 +62,7 @@ def test_files_that_changed_are_read_once_they_rest(
 
 
 @pytest.mark.parametrize("spoil", ["other key", "garbage", "gone"])
-def test_what_cannot_be_used_is_told_once_and_not_used(
+def test_an_unusable_certificate_is_logged_once_and_not_used(
     authenticator: trustme.CA, tmp_path: Path, caplog: Caplog, spoil: str
 ) -> None:
     cert, key = write_certificate(authenticator, tmp_path)
@@ -86,8 +86,8 @@ def test_what_cannot_be_used_is_told_once_and_not_used(
     assert certificate.context is not first
 
 
-def test_a_certificate_that_is_moved_into_place_is_seen(authenticator: trustme.CA, tmp_path: Path) -> None:
-    """With the time and the length it had elsewhere, as a renewed link of a secret's volume has."""
+def test_a_certificate_moved_into_place_is_noticed(authenticator: trustme.CA, tmp_path: Path) -> None:
+    """It keeps its time and size, as in a renewed link of a mounted secret."""
     cert, key = write_certificate(authenticator, tmp_path)
     certificate = Certificate(cert, key)
     first, written = certificate.context, Path(cert).stat().st_mtime_ns
@@ -107,7 +107,7 @@ def serial(writer: asyncio.StreamWriter) -> str:
     return str(writer.get_extra_info("peercert")["serialNumber"])
 
 
-async def test_new_connections_are_given_the_new_certificate(
+async def test_new_connections_get_the_new_certificate(
     serve: Serve, authenticator: trustme.CA, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(module, "REREAD_INTERVAL", 0.02)
@@ -130,13 +130,13 @@ async def test_new_connections_are_given_the_new_certificate(
     await until(lambda: server.connections == 0)
 
 
-def test_the_systems_words_are_lower_case() -> None:
-    """Messages of ours begin small."""
+def test_system_error_messages_are_in_lower_case() -> None:
+    """Messages of this package begin in lower case."""
     assert tls_fault(OSError(errno.EADDRINUSE, "Address already in use")) == "address already in use"
     assert tls_fault(ValueError("No")) == "no"
 
 
-def test_one_certificate_can_become_another(authenticator: trustme.CA, tmp_path: Path) -> None:
+def test_a_certificate_can_be_replaced(authenticator: trustme.CA, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     certificate = Certificate(*write_certificate(authenticator, tmp_path))
     other = Certificate(*write_certificate(authenticator, tmp_path / "other"))

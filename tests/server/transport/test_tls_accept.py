@@ -1,4 +1,4 @@
-"""Handshakes: counted from the accept, given back when they fail."""
+"""TLS handshakes: counted from the accept, uncounted when they fail."""
 
 import asyncio
 import errno
@@ -38,7 +38,7 @@ class HasPort(Protocol):
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Return the port it listens on."""
 
 
 HELLO = bytes.fromhex("16030100c8010000c40303") + b"\0" * 40
@@ -51,7 +51,7 @@ def authenticator() -> trustme.CA:
 
 
 class Secure:
-    """Starts servers that speak TLS, and asks them."""
+    """Starts TLS servers, and sends requests to them."""
 
     def __init__(self, serve: Serve, files: Mapping[str, str], context: ssl.SSLContext) -> None:
         self._serve = serve
@@ -64,11 +64,11 @@ class Secure:
     async def open(
         self, server: HasPort, **options: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Shake hands."""
+        """Connect with a handshake."""
         return await asyncio.open_connection("127.0.0.1", server.port, ssl=self.context, **options)
 
     async def send(self, server: HasPort, request: bytes) -> bytes:
-        """Send a request, and return all that comes until the server hangs up."""
+        """Send a request, and return all bytes until the server closes."""
         reader, writer = await self.open(server)
         writer.write(request)
         try:
@@ -77,7 +77,7 @@ class Secure:
             writer.transport.abort()
 
     async def ask(self, server: HasPort, path: str = "/status", *, headers: str = "") -> bytes:
-        """Ask, and have the connection closed behind the answer."""
+        """Send a request that closes the connection, and return the response."""
         head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
         return await self.send(server, head.encode())
 
@@ -95,7 +95,7 @@ Crowd = Callable[..., Awaitable[list[RawClient]]]
 
 @pytest.fixture
 async def crowd() -> AsyncIterator[Crowd]:
-    """Open connections that say no more than they are told to."""
+    """Open connections that send only the given bytes."""
     with ExitStack() as stack:
 
         async def come(port: int, count: int, *, saying: bytes = b"") -> list[RawClient]:
@@ -108,7 +108,7 @@ async def crowd() -> AsyncIterator[Crowd]:
         yield come
 
 
-async def test_what_is_agreed_upon_is_let_in(secure: Secure) -> None:
+async def test_a_connection_is_admitted_after_its_handshake(secure: Secure) -> None:
     server = await secure()
     for _ in range(20):
         assert (await secure.ask(server)).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -117,8 +117,8 @@ async def test_what_is_agreed_upon_is_let_in(secure: Secure) -> None:
 
 
 @pytest.mark.parametrize("saying", [b"", HELLO], ids=["silent", "half a hello"])
-async def test_a_handshake_takes_a_place(secure: Secure, crowd: Crowd, saying: bytes) -> None:
-    """From its accept: those that never come to an end fill the server, and the next is told so."""
+async def test_a_handshake_counts_as_a_connection(secure: Secure, crowd: Crowd, saying: bytes) -> None:
+    """It does from its accept on: unfinished ones fill the server, and the next client is rejected."""
     server = await secure(max_connections=3)
     clients = await crowd(server.port, 3, saying=saying)
     await until(lambda: server.connections == 3)
@@ -132,7 +132,7 @@ async def test_a_handshake_takes_a_place(secure: Secure, crowd: Crowd, saying: b
 
 
 def is_cut(client: RawClient) -> bool:
-    """Whether a connection on which nothing is answered has ended."""
+    """Return whether a connection without a response has ended."""
     try:
         return client.sock.recv(1) == b""
     except BlockingIOError:
@@ -141,10 +141,10 @@ def is_cut(client: RawClient) -> bool:
         return True
 
 
-async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
+async def test_a_health_check_is_answered_among_many_handshakes(
     secure: Secure, crowd: Crowd, monkeypatch: Patch
 ) -> None:
-    """Those that never come to an end make room for it, also where there is none, and are cut."""
+    """Unfinished ones make room for it, also in a full server, and are closed."""
     monkeypatch.setattr(tls_accept, "REJECTION_TIMEOUT", 600.0)
     server = await secure(max_connections=1, head_timeout=600.0)
     clients = await crowd(server.port, 1 + MAX_REJECTING + 5)
@@ -156,13 +156,13 @@ async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
 
 
 async def publish_as(secure: Secure, server: HasPort, caller: str) -> bytes:
-    """Publish with a caller's token, and give all that comes."""
+    """Publish with a caller's token, and return all received bytes."""
     head = f"POST /send/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n{bearer(static(caller))}\r\n"
     return await secure.send(server, f"{head}x".encode())
 
 
-async def test_a_caller_with_admin_publishes_in_a_crowd_of_handshakes(secure: Secure, crowd: Crowd) -> None:
-    """Beyond the limit, and beside those that never come to an end; its connection is like any other then."""
+async def test_an_admin_publishes_among_many_handshakes(secure: Secure, crowd: Crowd) -> None:
+    """It gets in beyond the limit, beside unfinished ones. Then its connection is as any other."""
     callers = (caller("operator", publish=["a"], admin=["*"]), caller("narrow", publish=["a"]))
     server = await secure(max_connections=1, head_timeout=600.0, caller=callers)
     await crowd(server.port, 1 + MAX_REJECTING + 5)
@@ -174,10 +174,10 @@ async def test_a_caller_with_admin_publishes_in_a_crowd_of_handshakes(secure: Se
     await until(lambda: server.connections == 1)
 
 
-async def test_handshakes_beyond_the_limit_wait_for_their_turn(
+async def test_handshakes_beyond_the_limit_take_turns(
     secure: Secure, crowd: Crowd, monkeypatch: Patch
 ) -> None:
-    """A crowd costs no more signatures than there are turns; who waits for one keeps no descriptor long."""
+    """The number of signatures is limited by turns. A waiting one is closed after a while."""
     monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 600.0)
     server = await secure(max_connections=1, head_timeout=600.0)
     hello = ssl.MemoryBIO()
@@ -196,23 +196,23 @@ async def test_handshakes_beyond_the_limit_wait_for_their_turn(
 
 
 @pytest.mark.asyncio_loop
-async def test_a_connection_with_tls_keeps_no_large_buffer(secure: Secure, crowd: Crowd) -> None:
-    """asyncio's own would be 256 KiB for each of those that say nothing. Of uvloop's no page is touched."""
+async def test_a_tls_connection_has_no_large_buffer(secure: Secure, crowd: Crowd) -> None:
+    """asyncio's own buffer is 256 KiB for each idle connection. uvloop's is untouched memory."""
     server = await secure()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         await crowd(server.port, 20)
         await until(lambda: server.connections == 20)
-        await asyncio.sleep(0)  # for the handshakes to begin
+        await asyncio.sleep(0)  # lets the handshakes begin
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert (after - before) / 20 < 65_536
 
 
-async def test_a_handshake_that_fails_leaves_no_cycle(secure: Secure, crowd: Crowd) -> None:
-    """Not of ours, whatever asyncio's own TLS does: the collector looks seldom."""
+async def test_a_failed_handshake_leaves_no_reference_cycle(secure: Secure, crowd: Crowd) -> None:
+    """asyncio's own TLS may: the garbage collector runs seldom."""
     server = await secure()
     with uncollected():
         (client,) = await crowd(server.port, 1, saying=HELLO)
@@ -223,7 +223,7 @@ async def test_a_handshake_that_fails_leaves_no_cycle(secure: Secure, crowd: Cro
 
 
 @pytest.mark.parametrize("fail", ["fin", "rst", "half-close", "no TLS", "cut hello", "late"])
-async def test_a_handshake_that_fails_gives_its_place_back(secure: Secure, crowd: Crowd, fail: str) -> None:
+async def test_a_failed_handshake_makes_room(secure: Secure, crowd: Crowd, fail: str) -> None:
     server = await secure(max_connections=2, head_timeout=0.1 if fail == "late" else 600)
     for _ in range(5):
         clients = await crowd(server.port, 2, saying=HELLO if fail == "cut hello" else b"")
@@ -246,8 +246,8 @@ async def end(client: RawClient, way: str) -> None:
         client.close()
 
 
-async def test_who_leaves_in_the_moment_of_agreement_is_counted_out(secure: Secure) -> None:
-    """Its last bytes of the handshake and its end may come together."""
+async def test_a_client_that_leaves_right_after_its_handshake_is_uncounted(secure: Secure) -> None:
+    """Its last handshake bytes and its FIN may arrive together."""
     server = await secure()
     for _ in range(20):
         _, writer = await secure.open(server)
@@ -256,7 +256,7 @@ async def test_who_leaves_in_the_moment_of_agreement_is_counted_out(secure: Secu
 
 
 async def test_a_request_behind_the_handshake_is_answered(secure: Secure) -> None:
-    """Though it came in the same piece as the end of the handshake."""
+    """It arrives in the same piece as the end of the handshake."""
     server = await secure()
     secure.context.maximum_version = ssl.TLSVersion.TLSv1_3
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -285,8 +285,8 @@ async def test_a_request_behind_the_handshake_is_answered(secure: Secure) -> Non
     client.close()
 
 
-async def test_a_silent_one_is_cut_after_its_handshake_too(secure: Secure) -> None:
-    """`head_timeout` is also for those that have agreed, and say nothing."""
+async def test_a_silent_client_is_closed_after_its_handshake_too(secure: Secure) -> None:
+    """`head_timeout` applies after the handshake."""
     server = await secure(head_timeout=0.2)
     reader, writer = await secure.open(server)
     with pytest.raises((ConnectionResetError, ssl.SSLError, asyncio.IncompleteReadError)):
@@ -296,8 +296,8 @@ async def test_a_silent_one_is_cut_after_its_handshake_too(secure: Secure) -> No
     writer.transport.abort()
 
 
-async def test_an_old_tls_is_not_agreed_upon(secure: Secure) -> None:
-    """1.1 is as good as none (RFC 8996)."""
+async def test_an_old_tls_version_is_refused(secure: Secure) -> None:
+    """1.1 is deprecated (RFC 8996)."""
     server = await secure()
     context = secure.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -323,10 +323,10 @@ async def test_stopping_does_not_wait_for_a_handshake(secure: Secure, crowd: Cro
     assert server.connections == 0
 
 
-async def test_without_descriptors_it_rests_and_goes_on(
+async def test_accepting_pauses_without_descriptors(
     secure: Secure, monkeypatch: Patch, caplog: Caplog
 ) -> None:
-    """The next that leaves makes room for those that wait."""
+    """A connection that closes makes room for those that wait."""
     monkeypatch.setattr(tls_accept, "ACCEPT_PAUSE", 0.05)
     server = await secure()
     accept = socket.socket.accept
@@ -347,10 +347,10 @@ async def test_without_descriptors_it_rests_and_goes_on(
 FULL = rb".* WARNING sse_broadcast\.connections: full: 144 connections \(max_connections\), rejecting more\n"
 
 
-async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
+async def test_more_handshakes_than_descriptors_do_not_break_it(
     programs: Programs, secure: Secure, crowd: Crowd
 ) -> None:
-    """With 256 descriptors: a reader gets its events, and when they are gone there is room."""
+    """With 256 descriptors a subscriber gets its events, and there is room again after them."""
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     options = [f"--{name}={value}" for name, value in secure.files.items()]
     options += ["--log-level", "warning", "--log-format", "text"]
@@ -373,8 +373,8 @@ async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
         each.transport.abort()
 
 
-async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(secure: Secure) -> None:
-    """What its socket does not take waits in its queue, and not in TLS; none of it is lost."""
+async def test_a_full_subscriber_over_tls_that_reads_again_gets_everything(secure: Secure) -> None:
+    """Its backlog waits in its queue, and not in the TLS layer."""
     server = await secure(send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
     reader, writer = await secure.open(server, server_hostname="127.0.0.1", limit=1024)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -398,15 +398,15 @@ async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
     writer.transport.abort()
 
 
-async def test_a_frozen_reader_behind_tls_is_cut(secure: Secure) -> None:
-    """As one without TLS is, and what it is not given piles up nowhere."""
+async def test_a_frozen_client_over_tls_is_disconnected(secure: Secure) -> None:
+    """The unsent bytes grow in no buffer."""
     server = await secure(
         send_buffer=16_384, queue_size=20, heartbeat=3600.0, overflow=Overflow.DROP_OLDEST, write_timeout=0.3
     )
     _, writer = await secure.open(server, server_hostname="127.0.0.1", limit=1024)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
-    # Until the buffers on its side, of which there are several, take no more either.
+    # until its several buffers are full too
     while server.connections:
         await server.broadcaster.broadcast("x" * 4000)
         await asyncio.sleep(0)
@@ -415,8 +415,8 @@ async def test_a_frozen_reader_behind_tls_is_cut(secure: Secure) -> None:
     writer.transport.abort()
 
 
-async def test_what_is_agreed_upon_is_sent_at_once(secure: Secure) -> None:
-    """Without Nagle's algorithm, which would keep an event until the one before is acknowledged."""
+async def test_tls_connections_have_no_delay(secure: Secure) -> None:
+    """Nagle's algorithm would keep an event until the one before is acknowledged."""
     server = await secure()
     reader, writer = await secure.open(server)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")

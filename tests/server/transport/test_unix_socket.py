@@ -26,8 +26,8 @@ def bind(path: Path, *, mode: str | None = None, owner: str | None = None) -> tu
 
 
 @pytest.mark.parametrize("mode", ["600", "0660", "666"])
-def test_the_file_has_the_mode_that_was_asked_for(path: Path, mode: str) -> None:
-    """From before anyone can connect."""
+def test_the_file_has_the_configured_mode(path: Path, mode: str) -> None:
+    """It has it before a client can connect."""
     file, sock = bind(path, mode=mode)
     assert path.stat().st_mode & 0o777 == int(mode, 8)
     with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
@@ -37,8 +37,8 @@ def test_the_file_has_the_mode_that_was_asked_for(path: Path, mode: str) -> None
     assert not path.exists()
 
 
-def test_the_file_has_the_owner_that_was_asked_for(path: Path) -> None:
-    """By name or by number, or the group alone."""
+def test_the_file_has_the_configured_owner(path: Path) -> None:
+    """It is by name or by number, or the group alone."""
     if os.geteuid() != 0:
         pytest.skip("only root may give files away")
     for owner, expected in (
@@ -55,13 +55,13 @@ def test_the_file_has_the_owner_that_was_asked_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("owner", ["no-such-user-here", ":no-such-group-here"])
-def test_an_owner_that_is_not_known_leaves_nothing_behind(path: Path, owner: str) -> None:
+def test_an_unknown_owner_leaves_no_file(path: Path, owner: str) -> None:
     with pytest.raises(ValueError, match=rf"owner: '{owner}': "):
         bind(path, owner=owner)
     assert not path.exists()
 
 
-def test_a_dead_socket_is_replaced(path: Path) -> None:
+def test_an_unused_socket_is_replaced(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
         dead.listen()
@@ -74,8 +74,8 @@ def test_a_dead_socket_is_replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_live_socket_is_left_alone(path: Path, *, busy: bool) -> None:
-    """Also one whose owner is too busy to accept."""
+def test_a_socket_in_use_is_left_alone(path: Path, *, busy: bool) -> None:
+    """Its owner may be too busy to accept."""
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(str(path))
         live.listen(0)
@@ -90,8 +90,8 @@ def test_a_live_socket_is_left_alone(path: Path, *, busy: bool) -> None:
             client.connect(str(path))
 
 
-def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
-    """A file, a directory or a link, wherever it leads."""
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    """It is a file, a directory or a link to anything."""
     file, link, directory = tmp_path / "file", tmp_path / "link", tmp_path / "directory"
     file.write_text("precious")
     link.symlink_to(file)
@@ -103,8 +103,8 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     assert link.is_symlink()
 
 
-def test_the_socket_of_another_is_not_removed(path: Path) -> None:
-    """Whoever has taken the place of ours keeps it."""
+def test_the_socket_of_another_process_is_not_removed(path: Path) -> None:
+    """It has replaced the server's own."""
     file, sock = bind(path)
     path.unlink()
     other = socket.socket(socket.AF_UNIX)
@@ -124,7 +124,7 @@ def test_removing_twice_removes_once(path: Path) -> None:
 
 
 def swap_after_bind(monkeypatch: Patch, swap: Callable[[], object]) -> None:
-    """Let another user act the moment the file is there."""
+    """Run a function right after the file is made."""
     bind = socket.socket.bind
 
     def bind_and_swap(self: socket.socket, address: Any) -> None:
@@ -136,10 +136,10 @@ def swap_after_bind(monkeypatch: Patch, swap: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("how", ["link", "file"])
 @pytest.mark.parametrize("owner", [None, f"{os.getuid()}:{os.getgid()}"])
-def test_what_takes_the_place_of_a_new_socket_is_left_alone(
+def test_a_file_that_replaces_a_new_socket_is_left_alone(
     path: Path, tmp_path: Path, monkeypatch: Patch, how: str, owner: str | None
 ) -> None:
-    """Neither its mode nor its owner is changed, nor is it removed."""
+    """Its mode and owner do not change, and it is not removed."""
     precious = tmp_path / "precious"
     precious.write_text("precious")
     precious.chmod(0o600)
@@ -161,8 +161,8 @@ def test_what_takes_the_place_of_a_new_socket_is_left_alone(
     assert path.samefile(precious)
 
 
-def test_a_mode_is_the_sockets_alone(path: Path, tmp_path: Path) -> None:
-    """The files that are made next have the mode that they had before."""
+def test_the_mode_applies_to_the_socket_only(path: Path, tmp_path: Path) -> None:
+    """Files made later have the usual mode."""
     (tmp_path / "before").touch()
     _, sock = bind(path, mode="0600")
     (tmp_path / "after").touch()
@@ -171,10 +171,10 @@ def test_a_mode_is_the_sockets_alone(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o755, False), (0o1777, False), (0o775, True), (0o777, True)])
-def test_a_directory_that_others_may_write_to_is_warned_of(
+def test_a_directory_writable_by_others_is_warned_of(
     tmp_path: Path, caplog: Caplog, mode: int, *, warned: bool
 ) -> None:
-    """Unless its sticky bit keeps them from the files of others, as that of /tmp does."""
+    """A sticky bit, as on /tmp, makes it safe."""
     directory = tmp_path / "directory"
     directory.mkdir()
     directory.chmod(mode)
