@@ -1,4 +1,4 @@
-"""A snapshot to show, and a server whose answers a test chooses, for the tests of the live status."""
+"""A snapshot to show, and a server with scripted responses, for tests of the live status."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -40,7 +40,7 @@ SEEN = Snapshot(at=100.0, time=1_700_000_000.0, status=STATUS, slowest=SLOWEST)
 
 
 def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Show times of day in UTC."""
+    """Set the local time zone to UTC."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -48,11 +48,11 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-Speak = Callable[..., Awaitable[str]]
+StartScripted = Callable[..., Awaitable[str]]
 
 
-async def speak() -> AsyncIterator[Speak]:
-    """Yield a function that starts a server with the given answers and returns its URL."""
+async def scripted_server() -> AsyncIterator[StartScripted]:
+    """Yield a function that starts a server with the given responses and returns its URL."""
     runners: list[web.AppRunner] = []
 
     async def start(**answers: Any) -> str:
@@ -71,8 +71,8 @@ async def speak() -> AsyncIterator[Speak]:
         await runner.cleanup()
 
 
-def saying(content: object, status: int = 200) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that always answers with this JSON."""
+def json_handler(content: object, status: int = 200) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return a handler that always responds with this JSON."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.json_response(content, status=status)

@@ -1,4 +1,4 @@
-"""What `serve` says once it listens."""
+"""Banner: the lines that `serve` prints once it listens."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.support.certificates import LONG_AGO, write_certificate
 TOKEN = "a token of twenty-two or more characters".replace(" ", "-")
 
 
-def said(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
+def banner_lines(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Return the lines that it says: what it is in four, `Try:`, and what to try."""
     print_banner(server, server.config, shown=True)
     lines = capsys.readouterr().out.splitlines()
@@ -31,7 +31,7 @@ def said(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def tries(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    return [line.removeprefix("  ") for line in said(server, capsys)[5:]]
+    return [line.removeprefix("  ") for line in banner_lines(server, capsys)[5:]]
 
 
 def header(token: str | None) -> str:
@@ -47,11 +47,11 @@ LIMITS = "Limits: {} an event; {} waiting for a subscriber, then {}; {} connecti
 EVERYTHING = "Open to programs on this machine: everything."
 
 
-async def test_a_start_is_five_lines_and_what_to_try(
+async def test_a_banner_has_five_lines_and_commands_to_try(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     room = f"room for {server.room} connections, and 24 more for callers with admin"
-    assert said(server, capsys) == [
+    assert banner_lines(server, capsys) == [
         f"sse-broadcast listens on {server.url}, with {room}.",
         VERSION + "a history of 1000 events and 3600 s a channel in memory, metrics, log level info.",
         LIMITS.format("1 MiB", "1000 events or 4 MiB", "disconnect", 1000),
@@ -62,7 +62,7 @@ async def test_a_start_is_five_lines_and_what_to_try(
     ]
 
 
-async def test_what_is_said_is_what_is_set(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_banner_has_the_configured_values(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     server = await serve(
         history_size=7,
         history_age=0.5,
@@ -74,21 +74,21 @@ async def test_what_is_said_is_what_is_set(serve: Serve, capsys: pytest.CaptureF
         overflow=Overflow.CONFLATE,
         max_connections_per_address=0,
     )
-    assert said(server, capsys)[1:3] == [
+    assert banner_lines(server, capsys)[1:3] == [
         VERSION + "a history of 7 events and 0.5 s a channel in memory, no metrics, log level debug.",
         LIMITS.format("5 KiB", "3 events or 10001 bytes", "conflate", "any number of"),
     ]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "*"])
-async def test_an_exposed_server_shows_the_token_it_made(
+async def test_a_public_server_prints_its_generated_token(
     serve: Serve, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, host: str
 ) -> None:
-    """Once, where it is used, and in no log; nobody can ask for `0.0.0.0`, nor for `*`."""
+    """It is printed once, in a command, and never logged. No client can connect to `0.0.0.0` or `*`."""
     caplog.set_level(logging.DEBUG)
     server = await serve(host=host)
     assert server.token is not None
-    lines = said(server, capsys)
+    lines = banner_lines(server, capsys)
     assert lines[0].startswith(f"sse-broadcast listens on http://0.0.0.0:{server.port}, ")
     assert lines[3] == f"Open to everyone: subscribe to *. {MADE}"
     assert lines[5:] == [
@@ -100,18 +100,18 @@ async def test_an_exposed_server_shows_the_token_it_made(
 
 
 @pytest.mark.parametrize(("host", "shown"), [("::", "[::]"), ("[::]", "[::]")])
-async def test_every_address_of_both_families_is_shown_as_one(
+async def test_all_addresses_of_both_families_are_one_line(
     serve: Serve, capsys: pytest.CaptureFixture[str], host: str, shown: str
 ) -> None:
     if not has_ipv6():
         pytest.skip("no IPv6 here")
     server = await serve(host=host)
-    lines = said(server, capsys)
+    lines = banner_lines(server, capsys)
     assert lines[0].startswith(f"sse-broadcast listens on http://{shown}:{server.port}, ")
     assert lines[5] == f"  curl -N http://localhost:{server.port}/events"
 
 
-async def test_what_is_shown_works(
+async def test_the_printed_commands_work(
     serve: Serve, capsys: pytest.CaptureFixture[str], program: Program
 ) -> None:
     program("curl")
@@ -123,7 +123,7 @@ async def test_what_is_shown_works(
 
 
 async def answer(line: str, **env: str) -> dict[str, object]:
-    """Run what was printed, as a shell does, and give the JSON that comes."""
+    """Run a printed command in a shell, and return the JSON of its output."""
     process = await asyncio.create_subprocess_shell(
         f"{line} -sS", stdout=asyncio.subprocess.PIPE, env={**os.environ, **env}
     )
@@ -132,9 +132,11 @@ async def answer(line: str, **env: str) -> dict[str, object]:
     return found
 
 
-async def test_a_server_with_credentials_shows_none(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_server_with_credentials_prints_none(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
     server = await serve(token=TOKEN)
-    lines = said(server, capsys)
+    lines = banner_lines(server, capsys)
     assert lines[3] == f"Open to everyone: nothing. {NEEDED}"
     assert lines[5:] == [
         f"  curl -N {VARIABLE} {server.url}/events",
@@ -144,22 +146,20 @@ async def test_a_server_with_credentials_shows_none(serve: Serve, capsys: pytest
 
 
 @pytest.mark.parametrize(("granted", "shown"), [("*", ""), ("news", f"{VARIABLE} ")])
-async def test_what_anyone_may_do_needs_no_token(
+async def test_a_command_with_an_anonymous_grant_has_no_token(
     serve: Serve, capsys: pytest.CaptureFixture[str], granted: str, shown: str
 ) -> None:
-    """If it is granted for the channel that is tried."""
+    """The grant must be for the channel of the command."""
     server = await serve(token=TOKEN, anonymous_subscribe=(granted,), anonymous_publish=("a", "b.*"))
-    lines = said(server, capsys)
+    lines = banner_lines(server, capsys)
     assert lines[3] == f"Open to everyone: subscribe to {granted} and publish to a, b.*. {NEEDED}"
     assert lines[5] == f"  curl -N {shown}{server.url}/events"
 
 
-async def test_publishing_that_was_forced_open_is_said_so(
-    serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """And the token is shown where it is still needed."""
+async def test_insecure_publish_is_mentioned(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """The token is printed where it is still needed."""
     server = await serve(host="0.0.0.0", insecure_publish=True)
-    lines = said(server, capsys)
+    lines = banner_lines(server, capsys)
     assert lines[3] == f"Open to everyone: subscribe to * and publish to *. {FORCED} {MADE}"
     here = f"http://localhost:{server.port}"
     assert lines[5:] == [
@@ -169,7 +169,7 @@ async def test_publishing_that_was_forced_open_is_said_so(
     ]
 
 
-async def test_a_token_that_is_also_for_subscribing_is_shown_once(
+async def test_a_token_for_both_commands_is_printed_once(
     serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = await serve(host="0.0.0.0", anonymous_subscribe=("news",))
@@ -178,10 +178,10 @@ async def test_a_token_that_is_also_for_subscribing_is_shown_once(
     ]
 
 
-async def test_every_listener_is_named(
+async def test_every_listener_is_printed(
     serve: Serve, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """With what it serves, if that is not all; what is tried is tried where it is served."""
+    """It has its endpoints unless it has all. Each command uses a listener with its endpoint."""
     path = tmp_path / "a socket"
     server = await serve(
         listener=(
@@ -192,7 +192,7 @@ async def test_every_listener_is_named(
     )
     world, _, private = server.urls
     assert server.token is None
-    lines = said(server, capsys)
+    lines = banner_lines(server, capsys)
     assert lines[0] == (
         f"sse-broadcast listens on {world} (subscribe), unix:{path}, {private} (inspect, admin), "
         f"with room for {server.room} connections, {server.private_share} of them only for private"
@@ -213,14 +213,14 @@ WISH = '{"grants": {"subscribe": ["*"]}}'
 
 
 @pytest.mark.parametrize("endpoints", [(Endpoint.INSPECT, Endpoint.ADMIN), (Endpoint.ADMIN,)])
-async def test_a_token_that_was_made_is_always_shown(
+async def test_a_generated_token_is_always_printed(
     serve: Serve,
     capsys: pytest.CaptureFixture[str],
     program: Program,
     tmp_path: Path,
     endpoints: tuple[Endpoint, ...],
 ) -> None:
-    """Also where nothing can be published, and though what is local needs none; it works as printed."""
+    """This holds where nothing can be published, and where local clients need none. It works as printed."""
     program("curl")
     server = await serve(
         listener=(
@@ -229,7 +229,7 @@ async def test_a_token_that_was_made_is_always_shown(
         )
     )
     assert server.token is not None
-    lines = said(server, capsys)
+    lines = banner_lines(server, capsys)
     assert lines[3] == f"Open to programs on this machine: everything; to everyone: nothing. {MADE}"
     shown, port = header(server.token), server.port
     line = ASK.format(shown, port) if Endpoint.INSPECT in endpoints else MAKE.format(shown, WISH, port)
@@ -238,10 +238,10 @@ async def test_a_token_that_was_made_is_always_shown(
     assert {"connected_clients", "token"} & (await answer(lines[-1])).keys()
 
 
-# Certificates, which curl is to look at before it shows a token.
+# Certificates, which curl must verify before it sends a token.
 
 
-async def test_a_certificate_is_trusted_for_what_it_is(
+async def test_a_command_trusts_the_certificate_in_its_role(
     serve: Serve, capsys: pytest.CaptureFixture[str], program: Program, tmp_path: Path
 ) -> None:
     program("curl")
@@ -255,7 +255,7 @@ async def test_a_certificate_is_trusted_for_what_it_is(
 
 
 @pytest.mark.parametrize(("name", "called"), [("push.example.com", "push.example.com"), ("*.b.c", "www.b.c")])
-async def test_a_certificate_of_another_name_is_asked_by_that(
+async def test_a_command_uses_the_name_of_the_certificate(
     serve: Serve, capsys: pytest.CaptureFixture[str], program: Program, tmp_path: Path, name: str, called: str
 ) -> None:
     program("curl")
@@ -273,7 +273,7 @@ async def test_a_certificate_of_another_name_is_asked_by_that(
 async def test_a_unix_socket_may_have_a_certificate(
     serve: Serve, capsys: pytest.CaptureFixture[str], program: Program, tmp_path: Path
 ) -> None:
-    """It is called by the certificate's name, and needs no other way there."""
+    """The command has the certificate's name, and needs no --resolve."""
     program("curl")
     certificate, key = write_certificate(trustme.CA(), tmp_path, "push.example.com")
     path = tmp_path / "x"
@@ -285,10 +285,10 @@ async def test_a_unix_socket_may_have_a_certificate(
     assert (await answer(publish))["status"] == "sent"
 
 
-async def test_a_certificate_that_nobody_can_trust_is_warned_about(
+async def test_a_certificate_that_no_client_trusts_is_warned_about(
     serve: Serve, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """It is served, and what is tried does not look at it."""
+    """The server uses it, and the commands do not verify it."""
     certificate, key = write_certificate(trustme.CA(), tmp_path, expires=LONG_AGO)
     server = await serve(certificate=certificate, key=key)
     assert tries(server, capsys) == [f"curl -N -k {server.url}/events", f"curl -k -d hello {server.url}/send"]
@@ -296,11 +296,11 @@ async def test_a_certificate_that_nobody_can_trust_is_warned_about(
     assert [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING] == [warned]
 
 
-# Where it cannot be said.
+# Without a terminal.
 
 
-async def test_a_start_is_logged_as_well(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """In one line, which has the version and the places as facts."""
+async def test_a_start_is_logged_too(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """The line has the version and the addresses as fields."""
     caplog.set_level(logging.INFO, banner.logger.name)
     print_banner(server, Config(), shown=True)
     (record,) = [record for record in caplog.records if record.name == banner.logger.name]

@@ -1,4 +1,4 @@
-"""`serve --check`: what is tried, and what comes of it."""
+"""`serve --check`: its checks and their results."""
 
 import json
 import re
@@ -29,7 +29,7 @@ async def check(programs: Programs, *arguments: str, **options: Any) -> Ended:
     return await programs.run("serve", *arguments, "--check", **options)
 
 
-async def test_what_is_good_is_told(programs: Programs) -> None:
+async def test_a_good_configuration_is_reported(programs: Programs) -> None:
     room = f"room for {DESCRIPTORS - 112} connections, and 24 more for callers with admin"
     assert await check(programs) == Ended(
         0,
@@ -38,7 +38,7 @@ async def test_what_is_good_is_told(programs: Programs) -> None:
     )
 
 
-async def test_the_share_of_private_listeners_is_told(programs: Programs, tmp_path: Path) -> None:
+async def test_the_share_of_private_listeners_is_reported(programs: Programs, tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("""
 max_connections = 100
@@ -57,7 +57,7 @@ endpoints = ["publish", "admin"]
     assert b"\nconnections: " + room + b", with " in (await check(programs, "--config", str(file))).out
 
 
-async def test_all_that_a_start_needs_is_tried(programs: Programs, tmp_path: Path) -> None:
+async def test_everything_that_a_start_needs_is_checked(programs: Programs, tmp_path: Path) -> None:
     certificate, key = write_certificate(trustme.CA(), tmp_path, "a.example.com", "b.example.com")
     (tmp_path / "token").write_text("a-token-of-somebody-else")
     file = tmp_path / "c.toml"
@@ -92,7 +92,7 @@ host = "unix:/run/x.sock"
     )
 
 
-async def test_it_works_beside_a_server(programs: Programs) -> None:
+async def test_a_check_runs_beside_a_server(programs: Programs) -> None:
     serving = await programs.serve()
     ended = await check(programs, "--port", str(serving.port))
     assert (ended.code, ended.err) == (0, b"")
@@ -100,7 +100,7 @@ async def test_it_works_beside_a_server(programs: Programs) -> None:
     assert (await programs.run("status", "--url", serving.url)).code == 0
 
 
-async def test_a_token_that_will_be_made_is_told_of(programs: Programs) -> None:
+async def test_a_token_to_be_generated_is_mentioned(programs: Programs) -> None:
     ended = await check(programs, "--host", "0.0.0.0")
     assert b"credentials: good, none: each start makes a new token\n" in ended.out
     assert b"Bearer" not in ended.out
@@ -125,7 +125,7 @@ async def test_a_token_that_will_be_made_is_told_of(programs: Programs) -> None:
         (("--certificate", "/none"), 4, 2, "certificate: cannot load /none: no such file or directory"),
     ],
 )
-async def test_a_fault_has_the_code_that_serve_has_for_it(
+async def test_an_error_has_the_exit_code_of_serve(
     programs: Programs, arguments: tuple[str, ...], code: int, before: int, told: str
 ) -> None:
     ended = await check(programs, *arguments)
@@ -133,16 +133,16 @@ async def test_a_fault_has_the_code_that_serve_has_for_it(
     assert ended.out.count(b"\n") == before
 
 
-async def test_a_certificate_that_no_client_takes_is_4(programs: Programs, tmp_path: Path) -> None:
-    """Though a server could be started with it."""
+async def test_a_certificate_that_no_client_accepts_is_4(programs: Programs, tmp_path: Path) -> None:
+    """A server could start with it."""
     certificate, key = write_certificate(trustme.CA(), tmp_path, expires=LONG_AGO)
     ended = await check(programs, "--certificate", certificate, "--key", key)
     assert ended.code == 4
     assert ended.err == f"sse-broadcast: certificate: {certificate}: certificate has expired\n".encode()
 
 
-async def test_keys_that_are_elsewhere_are_fetched(programs: Programs, tmp_path: Path) -> None:
-    """And must be there, where a server would only say that they are not."""
+async def test_remote_keys_are_fetched(programs: Programs, tmp_path: Path) -> None:
+    """An unreachable URL is an error, where a server only warns."""
     keys = Path(write_jwks(tmp_path)).read_bytes()
 
     async def answer(request: web.Request) -> web.Response:
@@ -164,7 +164,7 @@ async def test_keys_that_are_elsewhere_are_fetched(programs: Programs, tmp_path:
     assert (bad.code, bad.err) == (2, f"sse-broadcast: jwt_jwks: '{url}/none' answered 404\n".encode())
 
 
-async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs) -> None:
+async def test_an_unknown_variable_is_warned_about(programs: Programs) -> None:
     ended = await check(programs, env={"SSE_BROADCAST_LOOP": "uvloop"})
     assert ended.code == 0
     (line,) = ended.err.splitlines()

@@ -1,4 +1,4 @@
-"""What every command does: its help, its exit codes, and how it tells an error."""
+"""Rules for all commands: help, exit codes and errors."""
 
 import asyncio
 import re
@@ -43,7 +43,7 @@ USES = [("publish", "x"), ("subscribe",), ("status",), ("disconnect", "1"), ("re
 TOKEN = "a-token-of-somebody"
 
 
-def test_the_commands_are_these() -> None:
+def test_the_list_of_commands() -> None:
     """A new command needs its tests, and its place in docs/command-line.md."""
     assert COMMANDS == [
         "bench",
@@ -66,7 +66,7 @@ def test_the_commands_are_these() -> None:
 async def test_every_command_has_help_with_examples_and_exit_codes(
     programs: Programs, command: str, flag: str
 ) -> None:
-    """Help is not an error: it is said on standard output."""
+    """Help is no error: it is printed on standard output."""
     ended = await programs.run(*command.split(), flag)
     assert (ended.code, ended.err) == (0, b"")
     assert f"Usage: sse-broadcast {command} [OPTIONS]".encode() in ended.out
@@ -75,8 +75,8 @@ async def test_every_command_has_help_with_examples_and_exit_codes(
     assert b"; 2 bad usage" in b" ".join(ended.out.split())
 
 
-async def test_the_help_of_all_has_examples_and_every_exit_code(programs: Programs) -> None:
-    """Whoever types the bare command is shown three terminals to try, and the table of exit codes."""
+async def test_the_main_help_has_examples_and_every_exit_code(programs: Programs) -> None:
+    """The bare command prints three terminals to try, and the table of exit codes."""
     ended = await programs.run("--help")
     assert (ended.code, ended.err) == (0, b"")
     words = " ".join(ended.out.decode().split())
@@ -86,8 +86,8 @@ async def test_the_help_of_all_has_examples_and_every_exit_code(programs: Progra
     assert [int(code) for code in re.findall(r"\d+", codes)] == list(Exit)
 
 
-async def test_the_help_of_serve_has_every_setting_as_it_was_declared(programs: Programs) -> None:
-    """Abbreviations keep their capitals; what everyone may not read is no flag."""
+async def test_the_help_of_serve_has_every_setting_with_its_declared_text(programs: Programs) -> None:
+    """Abbreviations keep their capitals. Secrets have no flag."""
     words = " ".join((await programs.run("serve", "--help", env={"COLUMNS": "100"})).out.decode().split())
     for setting in SETTINGS.values():
         sentence = f"{setting.help[0].upper()}{setting.help[1:]}."
@@ -117,13 +117,13 @@ async def test_the_help_of_serve_has_every_setting_as_it_was_declared(programs: 
         (OutputError("x"), 6),
     ],
 )
-def test_the_exit_code_says_which_kind_of_error_it_was(error: BroadcastError, code: int) -> None:
-    """A script can tell a server that is not there from a setting that is wrong."""
+def test_the_exit_code_tells_the_kind_of_error(error: BroadcastError, code: int) -> None:
+    """A script can tell a server that does not respond from a bad setting."""
     assert exit_for(error) == code
 
 
 def test_an_error_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """It begins with the program's name, as in any shell's pipeline."""
+    """It begins with the program's name, for pipelines of several."""
     with pytest.raises(SystemExit) as caught:
         fail(ListenError("cannot listen"))
     assert caught.value.code == 3
@@ -162,14 +162,14 @@ async def test_a_hint_is_for_people(terminal: Start, programs: Programs) -> None
     assert read.err == b"sse-broadcast: cannot reach http://127.0.0.1:1: refused\n"
 
 
-def test_run_gives_what_the_coroutine_gives() -> None:
+def test_run_returns_the_result_of_the_coroutine() -> None:
     async def answer() -> int:
         return 42
 
     assert run_client(answer) == 42
 
 
-def test_run_tells_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_reports_an_error_of_this_package(capsys: pytest.CaptureFixture[str]) -> None:
     async def refused() -> None:
         raise ClientError("refused", status=403)
 
@@ -179,8 +179,8 @@ def test_run_tells_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "sse-broadcast: refused\n")
 
 
-def test_run_hides_nobody_else_s_error() -> None:
-    """A fault of the program is not dressed up as an error of its user."""
+def test_run_does_not_catch_other_errors() -> None:
+    """A bug must not look like a mistake of the user."""
 
     async def broken() -> None:
         raise ZeroDivisionError
@@ -192,7 +192,7 @@ def test_run_hides_nobody_else_s_error() -> None:
 def settled(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], endpoint: Endpoint | None = None
 ) -> str:
-    """Return where commands look for a server with this environment."""
+    """Return the default URL of commands with this environment."""
     for name in ("config", *SETTINGS):
         monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}", raising=False)
     for name, value in environ.items():
@@ -221,10 +221,10 @@ def settled(
         ({"CONFIG": "/nowhere", "PORT": "9000"}, "http://127.0.0.1:8000"),
     ],
 )
-def test_the_default_url_is_of_a_server_with_this_environment(
+def test_the_default_url_is_that_of_a_server_with_this_environment(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], url: str
 ) -> None:
-    """So a command finds the server beside it; one that could not start is looked for at the usual place."""
+    """A command so finds the server beside it. An unusable configuration gives the usual URL."""
     assert settled(monkeypatch, environ) == url
 
 
@@ -251,10 +251,10 @@ endpoints = ["publish", "inspect"]
         (Endpoint.ADMIN, "https://127.0.0.1:443"),
     ],
 )
-def test_the_default_url_is_where_the_server_serves_that(
+def test_the_default_url_is_that_of_a_listener_with_the_endpoint(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, endpoint: Endpoint | None, url: str
 ) -> None:
-    """By its configuration file; the first place that does, or the first of all."""
+    """It is the first one in the configuration file that has it, or else the first of all."""
     file = tmp_path / "config.toml"
     file.write_text(LISTENERS)
     assert settled(monkeypatch, {"CONFIG": str(file)}, endpoint) == url
@@ -263,8 +263,8 @@ def test_the_default_url_is_where_the_server_serves_that(
     assert settled(monkeypatch, {"CONFIG": str(file), "PORT": "7001"}, endpoint) == "http://127.0.0.1:7001"
 
 
-async def test_the_server_may_be_named_by_a_variable(server: Server, programs: Programs) -> None:
-    """SSE_BROADCAST_URL is where the server is, unless --url says otherwise."""
+async def test_a_variable_can_name_the_server(server: Server, programs: Programs) -> None:
+    """SSE_BROADCAST_URL is its URL, unless there is --url."""
     elsewhere = {"SSE_BROADCAST_URL": "http://not.used.invalid"}
     for arguments, env in (((), {"SSE_BROADCAST_URL": server.url}), (("--url", server.url), elsewhere)):
         ended = await programs.run("publish", "x", *arguments, env=env)
@@ -275,16 +275,16 @@ async def test_the_server_may_be_named_by_a_variable(server: Server, programs: P
     assert server.broadcaster.counts.published == 2
 
 
-async def test_the_server_s_port_may_be_its_own_variable(server: Server, programs: Programs) -> None:
-    """SSE_BROADCAST_PORT is the server's setting, and where commands look for it; SSE_BROADCAST_URL wins."""
+async def test_the_servers_own_variable_gives_the_port(server: Server, programs: Programs) -> None:
+    """Commands use SSE_BROADCAST_PORT too. SSE_BROADCAST_URL comes first."""
     env = {"SSE_BROADCAST_PORT": str(server.port)}
     assert (await programs.run("status", env=env)).code == 0
     env = {"SSE_BROADCAST_PORT": "1", "SSE_BROADCAST_URL": server.url}
     assert (await programs.run("status", env=env)).code == 0
 
 
-async def test_a_socket_is_as_good_as_an_address(serve: Serve, programs: Programs, tmp_path: Path) -> None:
-    """For every command, named or found as the server's own."""
+async def test_a_unix_socket_works_as_a_url(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+    """This holds for every command, with the socket given or found as the server's own."""
     server = await serve(host=f"unix:{tmp_path}/sse.sock")
     for arguments, env in (
         (("--url", server.url), {}),
@@ -300,9 +300,9 @@ async def test_a_socket_is_as_good_as_an_address(serve: Serve, programs: Program
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
-async def test_no_server_is_one_line(programs: Programs, use: tuple[str, ...]) -> None:
+async def test_an_unreachable_server_is_one_line(programs: Programs, use: tuple[str, ...]) -> None:
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and never listens
+        nobody.bind(("127.0.0.1", 0))  # never listens
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         ended = await programs.run(*use, "--url", url)
     assert ended == Ended(1, err=f"sse-broadcast: cannot reach {url}: refused\n".encode())
@@ -310,10 +310,10 @@ async def test_no_server_is_one_line(programs: Programs, use: tuple[str, ...]) -
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1", "http://[::bad", "unix:", ""])
 @pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
-async def test_a_url_that_is_none_is_said_so(programs: Programs, use: tuple[str, ...], url: str) -> None:
+async def test_a_malformed_url_is_reported(programs: Programs, use: tuple[str, ...], url: str) -> None:
     ended = await programs.run(*use, "--url", url)
     assert (ended.code, ended.out) == (2, b"")
-    # click says where the value may have come from.
+    # click names the possible sources of the value.
     *_, told = ended.err.decode().splitlines()
     assert told.startswith("Error: Invalid value for '--url'")
     assert told.endswith(f": {url!r} is neither an http:// or https:// address nor unix:/path")
@@ -321,10 +321,8 @@ async def test_a_url_that_is_none_is_said_so(programs: Programs, use: tuple[str,
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b", f"http://{'x' * 64}.invalid"])
 @pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
-async def test_a_url_that_nobody_can_have_is_one_line(
-    programs: Programs, use: tuple[str, ...], url: str
-) -> None:
-    """No port is that high, and no host has an empty label or one of more than 63 letters."""
+async def test_an_impossible_url_is_one_line(programs: Programs, use: tuple[str, ...], url: str) -> None:
+    """Such a port is too high, and such a host has an empty label or one of more than 63 letters."""
     ended = await programs.run(*use, "--url", url)
     assert (ended.code, ended.out) == (1, b"")
     assert re.fullmatch(f"sse-broadcast: cannot reach {url}: no such (host|address)\n".encode(), ended.err)
@@ -363,7 +361,7 @@ async def test_bad_usage_is_2(programs: Programs, command: str) -> None:
     )
 
 
-# Who asks.
+# Tokens.
 
 ASKING = [("publish", "x"), ("subscribe",), ("status",), ("disconnect", "1"), ("reload",)]
 """Of each command that says who asks."""
@@ -371,14 +369,14 @@ ASKING = [("publish", "x"), ("subscribe",), ("status",), ("disconnect", "1"), ("
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Return a file with a token in it."""
+    """Return the path of a file with a token."""
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     return file
 
 
 def test_a_token_comes_from_a_file_or_the_environment(file: Path, tmp_path: Path) -> None:
-    """The nearest of them; the environment's are the server's own settings."""
+    """The most specific source counts. The variables are the server's own settings."""
     other = tmp_path / "other"
     other.write_text("another-token")
     in_file = {"SSE_BROADCAST_TOKEN_FILE": str(other)}
@@ -389,14 +387,14 @@ def test_a_token_comes_from_a_file_or_the_environment(file: Path, tmp_path: Path
     assert given_token(str(file), {"SSE_BROADCAST_TOKEN": "not-this-one", **in_file}) == TOKEN
 
 
-def test_a_token_comes_from_one_variable() -> None:
+def test_a_token_comes_from_one_variable_only() -> None:
     with pytest.raises(ConfigError) as caught:
         given_token(None, {"SSE_BROADCAST_TOKEN": TOKEN, "SSE_BROADCAST_TOKEN_FILE": "f"})
     assert str(caught.value) == ("SSE_BROADCAST_TOKEN and SSE_BROADCAST_TOKEN_FILE: set only one of them")
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two tokens", f"{TOKEN}\n{TOKEN}\n", "tokén", f" {TOKEN}"])
-def test_what_is_no_token_is_told_without_it(file: Path, content: str) -> None:
+def test_a_malformed_token_is_refused_without_showing_it(file: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(
         ConfigError, match=exactly(f"--token-file: {str(file)!r}: does not hold a token (RFC 6750)")
@@ -413,7 +411,7 @@ def test_what_is_no_token_is_told_without_it(file: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("use", ASKING, ids=lambda use: use[0])
-async def test_a_token_file_that_is_not_there_is_2(programs: Programs, use: tuple[str, ...]) -> None:
+async def test_a_missing_token_file_is_2(programs: Programs, use: tuple[str, ...]) -> None:
     ended = await programs.run(*use, "--token-file", "/nowhere", "--url", "http://not.used.invalid")
     assert ended == Ended(
         2, err=b"sse-broadcast: --token-file: '/nowhere' cannot be read: No such file or directory\n"
@@ -421,8 +419,8 @@ async def test_a_token_file_that_is_not_there_is_2(programs: Programs, use: tupl
 
 
 @pytest.mark.parametrize("use", [*ASKING, ("health",), ("serve",)], ids=lambda use: use[0])
-async def test_a_token_is_no_argument(programs: Programs, use: tuple[str, ...]) -> None:
-    """Which everyone on the machine could read; and what was typed all the same is not said again."""
+async def test_a_token_cannot_be_an_argument(programs: Programs, use: tuple[str, ...]) -> None:
+    """Every user of the machine could read it. The error does not repeat it."""
     for typed in (("--token", TOKEN), (f"--token={TOKEN}",)):
         ended = await programs.run(*use, *typed)
         assert (ended.code, ended.out) == (2, b"")
@@ -431,10 +429,10 @@ async def test_a_token_is_no_argument(programs: Programs, use: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize("use", ASKING, ids=lambda use: use[0])
-async def test_who_may_not_is_told_in_one_line(
+async def test_a_missing_or_bad_token_is_one_line(
     serve: Serve, programs: Programs, file: Path, use: tuple[str, ...]
 ) -> None:
-    """That a token is needed, and how to give it; of a bad one, that it is bad."""
+    """A missing one is reported with the way to give it, a bad one as bad."""
     server = await serve(token=TOKEN)
     ended = await programs.run(*use, "--url", server.url)
     assert (ended.code, ended.out) == (1, b"")
@@ -455,7 +453,7 @@ NEWS = CallerRule(name="news", token="the-token-for-news", publish=("news",), su
 
 
 @pytest.mark.parametrize("use", ASKING, ids=lambda use: use[0])
-async def test_who_may_do_something_else_is_told_in_one_line(
+async def test_a_missing_permission_is_one_line(
     serve: Serve, programs: Programs, use: tuple[str, ...]
 ) -> None:
     server = await serve(caller=(NEWS,))
@@ -465,7 +463,7 @@ async def test_who_may_do_something_else_is_told_in_one_line(
     assert re.fullmatch(f"sse-broadcast: {server.url}/[a-z/1]+: 403 Forbidden: [^;\n]+\n".encode(), ended.err)
 
 
-async def test_who_may_is_served(serve: Serve, programs: Programs, file: Path) -> None:
+async def test_a_permitted_command_succeeds(serve: Serve, programs: Programs, file: Path) -> None:
     server = await serve(token=TOKEN)
     given = ("--url", server.url, "--token-file", str(file))
     for env, arguments in (

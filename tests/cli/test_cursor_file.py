@@ -1,4 +1,4 @@
-"""The file in which a subscription remembers where it was."""
+"""Cursor file: where a subscription keeps its last id."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def test_an_id_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
+def test_an_id_is_read_when_the_file_is_opened_again(tmp_path: Path) -> None:
     file = tmp_path / "state"
     state = CursorFile.open(file)
     assert state.id == ""
@@ -33,28 +33,28 @@ def test_an_id_may_be_written_by_hand(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "a b", " a", "a\n\n", "a\nb", "x" * 129, "é", '{"a": 1}', "a\0"])
-def test_a_file_that_holds_no_id_is_refused_and_left(file: Path, text: str) -> None:
-    """It is most often another file; and an empty one says nothing of where to begin."""
+def test_a_file_without_an_id_is_refused_and_kept(file: Path, text: str) -> None:
+    """It is probably another file. An empty one has no cursor."""
     file.write_bytes(text.encode())
     with pytest.raises(ConfigError, match=r"^--state: .*/state: does not hold an event id: '"):
         CursorFile.open(file)
     assert file.read_bytes() == text.encode()
 
 
-def test_bytes_that_are_no_text_are_no_id(file: Path) -> None:
+def test_bytes_that_are_not_utf8_are_refused(file: Path) -> None:
     file.write_bytes(b"\x1b[2J\xff")
     with pytest.raises(ConfigError, match=r": does not hold an event id: '\\x1b\[2J\\ufffd'$"):
         CursorFile.open(file)
 
 
-def test_a_state_that_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
         with pytest.raises(ConfigError, match=f"^--state: {path}: is not a file$"):
             CursorFile.open(path)
 
 
-def test_a_state_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_refused_on_opening(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
     with pytest.raises(ConfigError, match=r"^--state: .*/none/state: No such file or directory$"):
@@ -63,7 +63,7 @@ def test_a_state_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> No
         CursorFile.open(file / "state")
 
 
-def test_a_state_that_cannot_be_written_any_more_is_an_error(tmp_path: Path) -> None:
+def test_a_failing_write_is_an_error(tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     state = CursorFile.open(place / "state")
@@ -74,7 +74,7 @@ def test_a_state_that_cannot_be_written_any_more_is_an_error(tmp_path: Path) -> 
     assert (tmp_path / "elsewhere" / "state").read_text() == "one\n"
 
 
-def test_an_id_that_stays_is_not_written_again(file: Path) -> None:
+def test_an_unchanged_id_is_not_written_again(file: Path) -> None:
     state = CursorFile.open(file)
     state.record("")
     assert not file.exists()
@@ -86,7 +86,7 @@ def test_an_id_that_stays_is_not_written_again(file: Path) -> None:
 
 
 @pytest.mark.parametrize("id", ["a b", "é", "a\nb", "x" * 129])
-def test_an_id_that_could_not_be_read_again_is_not_written(tmp_path: Path, id: str) -> None:
+def test_an_id_that_could_not_be_read_back_is_not_written(tmp_path: Path, id: str) -> None:
     state = CursorFile.open(tmp_path / "state")
     with pytest.raises(ClientError, match="cannot be sent back as Last-Event-ID"):
         state.record(id)
@@ -94,7 +94,7 @@ def test_an_id_that_could_not_be_read_again_is_not_written(tmp_path: Path, id: s
 
 
 def test_the_file_is_replaced_as_a_whole(file: Path) -> None:
-    """Whoever has it open reads the old id to its end."""
+    """A process that has it open still reads the old id."""
     state = CursorFile.open(file)
     state.record("one")
     with file.open() as before:
@@ -102,7 +102,7 @@ def test_the_file_is_replaced_as_a_whole(file: Path) -> None:
         assert before.read() == "one\n"
 
 
-def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path) -> None:
+def test_files_left_by_a_killed_process_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("one\n")
     (tmp_path / "state.next").write_text("tw")
     state = CursorFile.open(tmp_path / "state")
@@ -111,8 +111,8 @@ def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path) -> None:
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("state", "two\n")]
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
-    """The file it leads to is replaced, there or not."""
+def test_a_symbolic_link_is_kept(tmp_path: Path) -> None:
+    """The file it points to is replaced, or created."""
     target, link = tmp_path / "there", tmp_path / "link"
     link.symlink_to(target)
     for id in ("one", "two"):
@@ -121,8 +121,8 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
         assert target.read_text() == f"{id}\n"
 
 
-def test_a_link_in_the_place_of_the_next_file_is_not_followed(tmp_path: Path) -> None:
-    """Somebody else may have put it there, in /tmp, to have another file written."""
+def test_a_symbolic_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    """Another user may have put it into /tmp, to have another file overwritten."""
     precious, link = tmp_path / "precious", tmp_path / "state.next"
     precious.write_text("precious")
     link.symlink_to(precious)

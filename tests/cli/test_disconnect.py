@@ -11,8 +11,8 @@ from tests.support.sockets import until
 programs = pytest.fixture(process.programs)
 
 
-async def test_a_reader_is_disconnected(serve: Serve, connect: Connect, programs: Programs) -> None:
-    """That one alone; nothing is said of it here, and the reason to the reader."""
+async def test_a_subscriber_is_disconnected(serve: Serve, connect: Connect, programs: Programs) -> None:
+    """It gets the reason. No other is affected, and the command prints nothing."""
     server = await serve(token=STATIC, anonymous_subscribe=("*",))
     one, other = await connect(server), await connect(server)
     for client in (one, other):
@@ -31,7 +31,7 @@ async def test_a_reader_is_disconnected(serve: Serve, connect: Connect, programs
     )
 
 
-async def test_who_may_not_disconnects_nobody(serve: Serve, connect: Connect, programs: Programs) -> None:
+async def test_disconnecting_needs_a_permission(serve: Serve, connect: Connect, programs: Programs) -> None:
     server = await serve(token=STATIC, anonymous_subscribe=("*",))
     await (await connect(server)).subscribe()
     await until(lambda: server.broadcaster.client_count == 1)
@@ -43,6 +43,6 @@ async def test_who_may_not_disconnects_nobody(serve: Serve, connect: Connect, pr
 
 
 @pytest.mark.parametrize("id", ["", "x", "-1", "1/../2", "1?x", "\u0661"])
-async def test_what_is_no_id_is_not_asked_for(programs: Programs, id: str) -> None:
+async def test_a_malformed_id_sends_no_request(programs: Programs, id: str) -> None:
     ended = await programs.run("disconnect", "--url", "http://not.used.invalid", "--", id)
     assert (ended.code, b"is not an id" in ended.err) == (2, True)

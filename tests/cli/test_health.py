@@ -16,37 +16,35 @@ from tests.support.process import Ended, Programs
 programs = pytest.fixture(process.programs)
 
 
-async def test_a_server_that_lives_is_not_worth_a_word(server: Server, programs: Programs) -> None:
-    """The exit code says it."""
+async def test_a_healthy_server_prints_nothing(server: Server, programs: Programs) -> None:
+    """The exit code is the result."""
     assert await programs.run("health", "--url", server.url) == Ended(0)
 
 
-async def test_a_server_that_lets_nobody_in_lives(serve: Serve, programs: Programs) -> None:
-    """It is asked without a token."""
+async def test_a_server_that_requires_tokens_is_healthy(serve: Serve, programs: Programs) -> None:
+    """The request has none."""
     server = await serve(token="a-token-of-somebody")
     env = {"SSE_BROADCAST_TOKEN": "a-bad-one-of-somebody"}
     assert await programs.run("health", "--url", server.url, env=env) == Ended(0)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "*"])
-async def test_the_server_beside_it_is_found_by_its_environment(
-    server: Server, programs: Programs, host: str
-) -> None:
+async def test_the_server_is_found_by_its_environment(server: Server, programs: Programs, host: str) -> None:
     env = {"SSE_BROADCAST_HOST": host, "SSE_BROADCAST_PORT": str(server.port)}
     assert await programs.run("health", env=env) == Ended(0)
 
 
-async def test_a_certificate_of_another_name_is_no_illness(
+async def test_a_certificate_of_another_name_is_healthy(
     serve: Serve, programs: Programs, tmp_path: Path
 ) -> None:
-    """A server is asked by an address that its certificate does not name, and by nobody who trusts it."""
+    """The address of the request is not in the certificate, and no secret is sent."""
     certificate, key = write_certificate(trustme.CA(), tmp_path)
     server = await serve(certificate=certificate, key=key)
     assert await programs.run("health", "--url", server.url) == Ended(0)
 
 
-async def test_no_token_goes_to_a_server_whose_name_is_not_asked_for(programs: Programs) -> None:
-    """Since anyone could answer there."""
+async def test_no_token_is_sent_to_an_unverified_server(programs: Programs) -> None:
+    """Another program could receive it."""
     heads: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,7 +60,7 @@ async def test_no_token_goes_to_a_server_whose_name_is_not_asked_for(programs: P
     assert b"uthorization" not in head
 
 
-async def test_no_server_is_1(programs: Programs, tmp_path: Path) -> None:
+async def test_an_unreachable_server_is_1(programs: Programs, tmp_path: Path) -> None:
     url = f"unix:{tmp_path}/nowhere"
     ended = await programs.run("health", "--url", url)
     assert (ended.code, ended.out) == (1, b"")

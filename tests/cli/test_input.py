@@ -1,4 +1,4 @@
-"""What is published, read in pieces."""
+"""Input of `publish`, read in chunks."""
 
 import asyncio
 import io
@@ -14,8 +14,8 @@ from sse_broadcast.cli.input import InputSource, open_source, source_of
 from sse_broadcast.errors import ClientError, ConfigError
 
 
-class Pieces(io.BytesIO):
-    """A file whose reads give what a test says."""
+class Chunks(io.BytesIO):
+    """A file whose reads return the given chunks."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Pieces(io.BytesIO):
 
 
 def source(*pieces: bytes) -> InputSource:
-    return InputSource(Pieces(list(pieces)), name="x", size=1)
+    return InputSource(Chunks(list(pieces)), name="x", size=1)
 
 
 async def lines(given: InputSource) -> list[list[bytes]]:
@@ -34,8 +34,8 @@ async def lines(given: InputSource) -> list[list[bytes]]:
 
 
 @given(pieces=st.lists(st.text("ab\r\n", min_size=1).map(str.encode)))
-def test_lines_are_whole_wherever_they_were_cut(pieces: list[bytes]) -> None:
-    """Without their ends; a last one without an end is one; what is no LF is no end."""
+def test_lines_are_complete_wherever_chunks_are_cut(pieces: list[bytes]) -> None:
+    """They have no line end, which is LF only. The last line may have none."""
     expected = b"".join(pieces).split(b"\n")
     if not expected[-1]:
         expected.pop()
@@ -43,12 +43,12 @@ def test_lines_are_whole_wherever_they_were_cut(pieces: list[bytes]) -> None:
     assert [line for some in found for line in some] == expected
 
 
-async def test_lines_that_come_together_are_given_together() -> None:
-    """And none is kept back for one that has not come."""
+async def test_lines_of_a_chunk_are_returned_together() -> None:
+    """None is kept back for an incomplete line after it."""
     assert await lines(source(b"a\nb\nc", b"d", b"\n\n", b"e")) == [[b"a", b"b"], [b"cd", b""], [b"e"]]
 
 
-async def test_whoever_asks_for_more_has_dealt_with_what_came() -> None:
+async def test_the_next_chunk_is_read_when_the_last_is_processed() -> None:
     counted: list[int] = []
     given = source(b"a\nb", b"c\n")
     given.on_taken = counted.append
@@ -59,8 +59,8 @@ async def test_whoever_asks_for_more_has_dealt_with_what_came() -> None:
     assert counted == [3, 2]
 
 
-async def test_a_line_without_end_is_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device that gives zeros for ever does not fill the memory; the lines before it have been given."""
+async def test_an_endless_line_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that returns zeros for ever does not fill the memory. Earlier lines are returned."""
     monkeypatch.setattr(module, "MAX_LINE", 10)
     found = source(b"a\nb\n", *[b"\0" * 4] * 1000).lines()
     assert await anext(found) == [b"a", b"b"]
@@ -70,18 +70,18 @@ async def test_a_line_without_end_is_not_read_without_end(monkeypatch: pytest.Mo
         await source(*[b"\0" * 4] * 1000).document()
 
 
-async def test_a_document_is_all_of_it() -> None:
+async def test_a_document_is_read_as_a_whole() -> None:
     assert await source(b"{\n", b"}").document() == b"{\n}"
     assert await source().document() == b""
 
 
-async def test_what_was_typed_is_as_it_was_typed() -> None:
-    """Bytes that are not UTF-8 included, which the server is to refuse."""
+async def test_an_argument_keeps_its_bytes() -> None:
+    """Those that are not UTF-8 too: the server refuses them."""
     assert await source_of("é\udcff").document() == b"\xc3\xa9\xff"
 
 
 async def test_a_file_has_a_size_and_a_pipe_has_none(tmp_path: Path) -> None:
-    """The size is what is left to read."""
+    """The size is the number of bytes left to read."""
     file = tmp_path / "file"
     file.write_bytes(b"12345")
     opened = await open_source(str(file))
@@ -98,8 +98,8 @@ async def test_a_file_has_a_size_and_a_pipe_has_none(tmp_path: Path) -> None:
         os.close(reading)
 
 
-async def test_a_pipe_that_is_empty_is_not_at_its_end() -> None:
-    """Though it does not block: another process that has it may have said so."""
+async def test_an_empty_non_blocking_pipe_is_not_at_its_end() -> None:
+    """Another process that shares it may have made it non-blocking."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     given = InputSource(os.fdopen(reading, "rb"), name="x", size=None)
@@ -115,17 +115,17 @@ async def test_a_pipe_that_is_empty_is_not_at_its_end() -> None:
     ("path", "reason"),
     [("/none", "No such file or directory"), ("/", "Is a directory"), ("\0", "embedded null byte")],
 )
-async def test_what_cannot_be_opened_is_said(path: str, reason: str) -> None:
+async def test_a_file_that_cannot_be_opened_is_reported(path: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"^--file: {path}: cannot be read: {reason}$"):
         await open_source(path)
 
 
-async def test_what_breaks_while_it_is_read_is_said() -> None:
-    """An error of the disk is one of ours, and has the lines before it read."""
+async def test_a_read_error_is_reported() -> None:
+    """It is an error of this package, and the lines before it are returned."""
 
-    class Broken(Pieces):
+    class Broken(Chunks):
         def read1(self, size: int | None = -1, /) -> bytes:
-            """Return the next piece, and then fail."""
+            """Return the next chunk, and fail after the last."""
             if piece := super().read1(size):
                 return piece
             raise OSError(5, "Input/output error")

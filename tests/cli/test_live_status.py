@@ -1,4 +1,4 @@
-"""What `status --watch` asks and computes, and what it prints into a pipe."""
+"""`status --watch`: requests, rates, and its output into a pipe."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from sse_broadcast.client import Client
 from sse_broadcast.errors import ClientError
 from sse_broadcast.server.runner import Server
 from tests.cli import snapshots
-from tests.cli.snapshots import SEEN, SLOWEST, STATUS, Speak, saying
+from tests.cli.snapshots import SEEN, SLOWEST, STATUS, StartScripted, json_handler
 from tests.conftest import Connect
 from tests.support import process
 from tests.support.process import Programs
@@ -25,7 +25,7 @@ from tests.support.sockets import until
 from tests.support.terminal import Terminal, terminals
 
 utc = pytest.fixture(snapshots.in_utc, autouse=True)
-speak = pytest.fixture(snapshots.speak)
+scripted_server = pytest.fixture(snapshots.scripted_server)
 terminal = pytest.fixture(terminals)
 programs = pytest.fixture(process.programs)
 
@@ -57,10 +57,10 @@ def later(seconds: float, status: Mapping[str, Any], **others: Any) -> Snapshot:
         (SEEN, SEEN, None),
     ],
 )
-def test_a_rate_is_what_was_counted_between_two_looks(
+def test_a_rate_is_the_difference_of_two_snapshots(
     before: Snapshot | None, now: Snapshot, found: Mapping[str, float] | None
 ) -> None:
-    """By all reasons together; none where one cannot be said, as of a server that began anew."""
+    """Reasons are added up. There is no rate after a restart of the server."""
     assert rates(before, now) == found
 
 
@@ -78,13 +78,13 @@ def test_a_rate_is_what_was_counted_between_two_looks(
         (86_400.0 * 400 + 7200, "400d02h"),
     ],
 )
-def test_a_time_has_two_units(seconds: float, shown: str) -> None:
-    """Cut, and never more than eight characters."""
+def test_a_duration_has_two_units(seconds: float, shown: str) -> None:
+    """It is rounded down, and eight characters at most."""
     assert span(seconds) == shown
 
 
-def test_a_line_is_this() -> None:
-    """For a file or a pipe: what is counted, and who is furthest behind if anybody is."""
+def test_a_line_of_the_live_status() -> None:
+    """A file or pipe gets counts, and the subscriber with the largest backlog if there is one."""
     line = LineView().line
     assert line(SEEN, None) == (
         "22:13:20 subscribers 3, published -, closed -, dropped -, slowest 17 of 2001:db8::7: 1m23s behind"
@@ -97,8 +97,8 @@ def test_a_line_is_this() -> None:
     assert line(gone, None) == "22:13:20 no answer since 22:12:20: cannot reach it"
 
 
-def test_a_record_is_this() -> None:
-    """For programs: all that was seen, whether there is anything new or not."""
+def test_a_record_of_the_live_status() -> None:
+    """A program gets the whole snapshot, changed or not."""
     assert json.loads(JsonView().line(SEEN, {"published": 1 / 3})) == {
         "time": 1_700_000_000.0,
         "status": STATUS,
@@ -115,8 +115,10 @@ async def hang(_: web.Request) -> web.Response:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-async def test_who_may_not_see_readers_sees_the_rest(speak: Speak, status: int) -> None:
-    url = await speak(status=saying(STATUS), subscribers=saying({}, status))
+async def test_without_permission_to_see_subscribers_the_rest_is_shown(
+    scripted_server: StartScripted, status: int
+) -> None:
+    url = await scripted_server(status=json_handler(STATUS), subscribers=json_handler({}, status))
     async with Client(url) as client:
         seen = await take_snapshot(client)
     assert (seen.status, seen.slowest) == (STATUS, None)
@@ -126,25 +128,28 @@ async def test_who_may_not_see_readers_sees_the_rest(speak: Speak, status: int) 
 @pytest.mark.parametrize(
     ("answers", "told"),
     [
-        ({"status": saying(STATUS), "subscribers": saying({}, 500)}, r".*: 500 .*"),
-        ({"status": saying(STATUS), "subscribers": saying({})}, r".*: does not answer as this server does"),
-        ({"status": saying({}, 401)}, r".*: 401 .*"),
+        ({"status": json_handler(STATUS), "subscribers": json_handler({}, 500)}, r".*: 500 .*"),
+        (
+            {"status": json_handler(STATUS), "subscribers": json_handler({})},
+            r".*: does not answer as this server does",
+        ),
+        ({"status": json_handler({}, 401)}, r".*: 401 .*"),
         ({"status": hang}, r"no answer within 0\.1 seconds"),
-        ({"status": saying(STATUS), "subscribers": hang}, r"no answer within 0\.1 seconds"),
+        ({"status": json_handler(STATUS), "subscribers": hang}, r"no answer within 0\.1 seconds"),
     ],
 )
-async def test_a_look_that_fails_says_why(
-    speak: Speak, monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], told: str
+async def test_a_failed_request_has_its_reason(
+    scripted_server: StartScripted, monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], told: str
 ) -> None:
     monkeypatch.setattr(live_status, "ALIVE", 0.1)
-    async with Client(await speak(**answers)) as client:
+    async with Client(await scripted_server(**answers)) as client:
         with pytest.raises(ClientError) as raised:
             await take_snapshot(client)
     assert re.fullmatch(told, str(raised.value))
 
 
-class Kept:
-    """Keeps what is shown, and lets a test go on after each."""
+class RecordingView:
+    """Records what is shown, and lets a test continue after each snapshot."""
 
     def __init__(self, upto: int) -> None:
         self.shown: list[tuple[Snapshot, Mapping[str, float] | None]] = []
@@ -175,15 +180,15 @@ def in_turn(*contents: tuple[object, int]) -> Callable[[web.Request], Awaitable[
     return answer
 
 
-async def test_a_server_that_is_away_is_waited_for(speak: Speak) -> None:
-    """What it said last is shown with the trouble, and the rate afterwards is that of all the time."""
+async def test_an_unreachable_server_is_waited_for(scripted_server: StartScripted) -> None:
+    """Its last snapshot is shown with the error. The next rate is over the whole time."""
     more = {**STATUS, "published": 1300}
     busy = [503, 429, 408, 425, 502, 521]
-    url = await speak(
+    url = await scripted_server(
         status=in_turn((STATUS, 200), *(({}, status) for status in busy), (more, 200)),
-        subscribers=saying({"subscribers": []}),
+        subscribers=json_handler({"subscribers": []}),
     )
-    kept = Kept(upto=8)
+    kept = RecordingView(upto=8)
     with pytest.raises(asyncio.CancelledError):
         await live_status.watch(Client(url), kept, interval=1)
     (first, _), *away, (last, rate) = kept.shown
@@ -198,10 +203,12 @@ async def test_a_server_that_is_away_is_waited_for(speak: Speak) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 404, 501])
-async def test_a_server_that_refuses_is_not_waited_for(speak: Speak, status: int) -> None:
-    """A token that is good no more will not be again."""
-    url = await speak(status=in_turn((STATUS, 200), ({}, status)), subscribers=saying({"subscribers": []}))
-    kept = Kept(upto=5)
+async def test_a_refusal_ends_the_live_status(scripted_server: StartScripted, status: int) -> None:
+    """A bad token stays bad."""
+    url = await scripted_server(
+        status=in_turn((STATUS, 200), ({}, status)), subscribers=json_handler({"subscribers": []})
+    )
+    kept = RecordingView(upto=5)
     with pytest.raises(ClientError, match=f": {status} "):
         await live_status.watch(Client(url), kept, interval=1)
     assert (len(kept.shown), kept.ended) == (1, True)
@@ -210,7 +217,7 @@ async def test_a_server_that_refuses_is_not_waited_for(speak: Speak, status: int
 LINE = re.compile(rb"\d\d:\d\d:\d\d subscribers 0, published (-|0\.0/s), .*\n")
 
 
-async def test_a_pipe_gets_a_line_for_each_look(server: Server, programs: Programs) -> None:
+async def test_a_pipe_gets_a_line_for_each_snapshot(server: Server, programs: Programs) -> None:
     watched = await programs.cli("status", "--watch", "--interval", "0.1", "--url", server.url)
     found = [LINE.fullmatch(await watched.line()) for _ in range(3)]
     assert [each and each[1] for each in found] == [b"-", b"0.0/s", b"0.0/s"]
@@ -218,8 +225,10 @@ async def test_a_pipe_gets_a_line_for_each_look(server: Server, programs: Progra
     assert (await watched.ended()).code == 130
 
 
-async def test_a_pipe_gets_json_for_each_look(server: Server, connect: Connect, programs: Programs) -> None:
-    """With --json: what the server said, and the rates."""
+async def test_a_pipe_gets_json_for_each_snapshot(
+    server: Server, connect: Connect, programs: Programs
+) -> None:
+    """--json has the response of the server, and the rates."""
     await (await connect(server)).subscribe()
     await until(lambda: server.broadcaster.client_count == 1)
     watched = await programs.cli("status", "--watch", "--json", "--interval", "0.1", "--url", server.url)
@@ -233,21 +242,21 @@ async def test_a_pipe_gets_json_for_each_look(server: Server, connect: Connect, 
     assert (await watched.ended()).code == 130
 
 
-async def test_a_terminal_gets_json_if_it_is_asked_for(server: Server, terminal: Start) -> None:
+async def test_a_terminal_gets_json_on_request(server: Server, terminal: Start) -> None:
     shown = await terminal("status", "--watch", "--json", "--interval", "0.1", "--url", server.url)
     await shown.shows(lambda lines: lines[0].startswith('{"time": '))
     assert b"\x1b" not in shown.raw
 
 
-async def test_a_terminal_that_cannot_be_drawn_on_gets_lines(server: Server, terminal: Start) -> None:
+async def test_a_terminal_without_cursor_control_gets_lines(server: Server, terminal: Start) -> None:
     env = {"TERM": "dumb"}
     shown = await terminal("status", "--watch", "--interval", "0.1", "--url", server.url, env=env)
     await shown.shows(lambda lines: LINE.fullmatch(f"{lines[1]}\n".encode()) is not None)
     assert b"\x1b" not in shown.raw
 
 
-async def test_a_pipe_that_closes_is_the_end(server: Server, programs: Programs) -> None:
-    """As of `head`, and nothing is said of it."""
+async def test_a_closed_pipe_is_the_end(server: Server, programs: Programs) -> None:
+    """`head` may close it: nothing is printed."""
     command = f"'{process.SCRIPT}' status --watch --interval 0.1 --url {server.url} | head -n 1"
     piped = await programs.start("sh", "-c", command)
     ended = await piped.ended()

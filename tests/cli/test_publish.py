@@ -45,7 +45,7 @@ async def test_an_argument_is_published(server: Server, programs: Programs) -> N
 
 
 async def test_an_event_may_have_a_type(server: Server, programs: Programs) -> None:
-    """`--event` is what addEventListener takes."""
+    """`--event` is the name that addEventListener takes."""
     async with server.broadcaster.subscribe() as stream:
         ended = await programs.run("publish", "--event", "price", '{"EUR": 1.08}', "--url", server.url)
         assert ended == Ended(0, b"sent to 1 client\n")
@@ -53,8 +53,11 @@ async def test_an_event_may_have_a_type(server: Server, programs: Programs) -> N
 
 
 @pytest.mark.parametrize("message", [ODD, "", " ", "--help", "-"])
-async def test_any_text_is_published_as_it_is(server: Server, programs: Programs, message: str) -> None:
-    """Quotes, line ends, emoji, nothing at all; a dash at the beginning after `--`, a bare dash as a line."""
+async def test_any_text_is_published_unchanged(server: Server, programs: Programs, message: str) -> None:
+    """It may have quotes, line ends and emoji, or be empty.
+
+    It may begin with a dash after `--`, or be a dash in a line.
+    """
     async with server.broadcaster.subscribe() as stream:
         if message == "-":
             ended = await programs.run("publish", "--url", server.url, "--", "-", stdin=b"-\n")
@@ -69,7 +72,7 @@ async def test_any_text_is_published_as_it_is(server: Server, programs: Programs
 async def test_lines_are_published_as_they_come(
     server: Server, programs: Programs, arguments: tuple[str, ...]
 ) -> None:
-    """The first line is with the readers before the second is written, and long before the end."""
+    """Subscribers have the first one before the second is written."""
     async with server.broadcaster.subscribe() as stream:
         publishing = await programs.cli("publish", *arguments, "--event", "log", "--url", server.url)
         for line in ("one", "", ODD.replace("\n", " ")):
@@ -81,13 +84,13 @@ async def test_lines_are_published_as_they_come(
         assert await received(stream, 2) == [("log", "CRLF"), ("log", "without an end")]
 
 
-async def test_lines_may_be_none(server: Server, programs: Programs) -> None:
+async def test_no_lines_are_no_error(server: Server, programs: Programs) -> None:
     assert await programs.run("publish", "-", "--url", server.url) == Ended(0, b"sent 0 lines\n")
     assert server.broadcaster.counts.published == 0
 
 
-async def test_lines_may_be_a_file(server: Server, programs: Programs, file: Path) -> None:
-    """A file, which no event loop can wait for, is read as a pipe is."""
+async def test_lines_may_come_from_a_file(server: Server, programs: Programs, file: Path) -> None:
+    """Event loops cannot wait for a regular file, so a thread reads it."""
     file.write_text("one\ntwo\n")
     async with server.broadcaster.subscribe() as stream:
         script = f'"$0" publish - --url "$1" < {file}'
@@ -96,8 +99,8 @@ async def test_lines_may_be_a_file(server: Server, programs: Programs, file: Pat
         assert await received(stream, 2) == [("message", "one"), ("message", "two")]
 
 
-async def test_ctrl_c_ends_it_while_it_waits_for_a_line(server: Server, programs: Programs) -> None:
-    """At once, with the exit code of an interrupted command, and not with the next line."""
+async def test_ctrl_c_ends_a_wait_for_a_line(server: Server, programs: Programs) -> None:
+    """It ends at once, with the exit code of an interrupted command."""
     async with server.broadcaster.subscribe() as stream:
         publishing = await programs.cli("publish", "-", "--url", server.url)
         await publishing.feed(b"one\n")
@@ -114,7 +117,7 @@ async def test_ctrl_c_ends_it_while_it_waits_for_a_line(server: Server, programs
         ("a\nb", "event: must not contain LF: 'a\\nb'"),
     ],
 )
-async def test_what_the_server_refuses_is_one_line(
+async def test_a_refusal_of_the_server_is_one_line(
     server: Server, programs: Programs, event: str, reason: str
 ) -> None:
     status = f"422 {http.HTTPStatus(422).phrase}"
@@ -124,7 +127,7 @@ async def test_what_the_server_refuses_is_one_line(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_what_is_too_large_is_one_line(serve: Serve, programs: Programs) -> None:
+async def test_an_event_that_is_too_large_is_one_line(serve: Serve, programs: Programs) -> None:
     server = await serve(max_event=100)
     ended = await programs.run("publish", "-", "--url", server.url, stdin=b"one\n" + b"x" * 101 + b"\ntwo\n")
     assert (ended.code, ended.out) == (1, b"")
@@ -135,7 +138,7 @@ async def test_what_is_too_large_is_one_line(serve: Serve, programs: Programs) -
     assert server.broadcaster.counts.published == 1
 
 
-async def test_bytes_that_are_not_utf_8_are_one_line(server: Server, programs: Programs) -> None:
+async def test_bytes_that_are_not_utf8_are_one_line(server: Server, programs: Programs) -> None:
     assert await programs.run("publish", "-", "--url", server.url, stdin=b"ok\nab\xff\nok\n") == Ended(
         1, err=b"sse-broadcast: line 2: is not UTF-8 at byte 2; 1 published\n"
     )
@@ -148,8 +151,8 @@ async def test_bytes_that_are_not_utf_8_are_one_line(server: Server, programs: P
     assert server.broadcaster.counts.published == 1
 
 
-async def held(server: Server, *channels: str) -> list[Received]:
-    """Return all that was published, out of the history."""
+async def history(server: Server, *channels: str) -> list[Received]:
+    """Return all published data, from the history."""
     count = server.broadcaster.counts.published
     async with (
         asyncio.timeout(PATIENCE),
@@ -158,11 +161,11 @@ async def held(server: Server, *channels: str) -> list[Received]:
         return [await anext(stream) for _ in range(count)]
 
 
-# Where to, and what an event says.
+# Channels, and fields of an event.
 
 
 async def test_an_event_may_go_to_several_channels(server: Server, programs: Programs) -> None:
-    """It is one event: a reader of both channels gets it once."""
+    """It is one event: a subscriber of both gets it once."""
     async with server.broadcaster.subscribe("news", "alerts") as stream:
         ended = await programs.run(
             "publish", "--channel", "news", "--channel", "alerts", "x", "--url", server.url
@@ -176,21 +179,21 @@ async def test_an_event_may_go_to_several_channels(server: Server, programs: Pro
 async def test_lines_go_to_their_channel(server: Server, programs: Programs) -> None:
     ended = await programs.run("publish", "--channel", "logs", "--url", server.url, stdin=b"one\ntwo\n")
     assert ended == Ended(0, b"sent 2 lines\n")
-    assert [event.data for event in await held(server, "logs")] == ["one", "two"]
+    assert [event.data for event in await history(server, "logs")] == ["one", "two"]
 
 
-async def test_an_event_may_have_an_id_and_a_time_to_reconnect(server: Server, programs: Programs) -> None:
+async def test_an_event_may_have_an_id_and_a_retry(server: Server, programs: Programs) -> None:
     ended = await programs.run("publish", "--id", "order-17", "--retry", "700", "x", "--url", server.url)
     assert ended == Ended(0, b"sent to 0 clients\n")
-    assert await held(server) == [Received("default", "x", "message", "order-17", 700)]
+    assert await history(server) == [Received("default", "x", "message", "order-17", 700)]
 
 
-async def test_every_line_has_the_type_the_key_and_the_time(server: Server, programs: Programs) -> None:
-    """What was said once holds for all lines; the key reaches the server, which refuses an empty one."""
+async def test_every_line_has_the_given_type_key_and_retry(server: Server, programs: Programs) -> None:
+    """The server gets the key, and refuses an empty one."""
     arguments = ("publish", "--event", "log", "--retry", "700", "--url", server.url)
     ended = await programs.run(*arguments, "--key", "k", stdin=b"one\ntwo\n")
     assert ended == Ended(0, b"sent 2 lines\n")
-    assert [(event.event, event.retry) for event in await held(server)] == [("log", 700), ("log", 700)]
+    assert [(event.event, event.retry) for event in await history(server)] == [("log", 700), ("log", 700)]
     ended = await programs.run(*arguments, "--key", "", stdin=b"one\ntwo\n")
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err.endswith(b": line 1: key: must be 1 to 128 characters: ''; 0 published\n")
@@ -212,7 +215,7 @@ async def test_every_line_has_the_type_the_key_and_the_time(server: Server, prog
 async def test_a_bad_channel_is_one_line(
     server: Server, programs: Programs, channel: str, path: str, reason: str
 ) -> None:
-    """In the server's words, whatever a name would do to an address."""
+    """The error is the server's, for any characters that mean something in a URL."""
     assert await programs.run("publish", "--channel", channel, "x", "--url", server.url) == Ended(
         1, err=f"sse-broadcast: {server.url}/{path}: 400 Bad Request: {reason}\n".encode()
     )
@@ -240,10 +243,10 @@ async def test_a_bad_channel_is_one_line(
         (("--retry", "-1", "x"), "Invalid value for '--retry': -1 is not in the range 500<=x<=3600000."),
     ],
 )
-async def test_what_contradicts_itself_is_bad_usage(
+async def test_contradicting_options_are_bad_usage(
     programs: Programs, arguments: tuple[str, ...], reason: str
 ) -> None:
-    """And is said before anything is read or published."""
+    """The error comes before anything is read or published."""
     ended = await programs.run("publish", *arguments)
     assert (ended.code, ended.out) == (2, b"")
     assert ended.err.endswith(f"\nError: {reason}\n".encode())
@@ -254,14 +257,14 @@ async def test_what_contradicts_itself_is_bad_usage(
 
 @pytest.mark.parametrize("way", ["argument", "pipe", "file"])
 async def test_json_is_one_event(server: Server, programs: Programs, tmp_path: Path, way: str) -> None:
-    """An object, over as many lines as it likes, typed or read."""
+    """It is an object of any number of lines, as an argument or from a file."""
     text = '{"data": {"EUR": 1.080},\n "event": "price",\n "channel": "rates", "id": "r1"}\n'
     file = tmp_path / "event.json"
     file.write_text(text)
     given = {"argument": (text,), "pipe": ("-",), "file": ("--file", str(file))}[way]
     arguments = ("publish", "--format", "json", *given, "--url", server.url)
     assert await programs.run(*arguments, stdin=text.encode()) == Ended(0, b"sent to 0 clients\n")
-    assert await held(server) == [Received("rates", '{"EUR":1.080}', "price", "r1")]
+    assert await history(server) == [Received("rates", '{"EUR":1.080}', "price", "r1")]
 
 
 async def test_a_json_array_is_published_whole_or_not_at_all(server: Server, programs: Programs) -> None:
@@ -279,7 +282,7 @@ async def test_a_json_array_is_published_whole_or_not_at_all(server: Server, pro
 
 
 @pytest.mark.parametrize("text", ["", "{", "no JSON"])
-async def test_what_is_no_json_is_one_line(server: Server, programs: Programs, text: str) -> None:
+async def test_malformed_json_is_one_line(server: Server, programs: Programs, text: str) -> None:
     ended = await programs.run("publish", "--format", "json", "--url", server.url, stdin=text.encode())
     assert (ended.code, ended.out) == (1, b"")
     told = f"sse-broadcast: {server.url}/send: 400 Bad Request: body: is not JSON: "
@@ -290,7 +293,7 @@ async def test_what_is_no_json_is_one_line(server: Server, programs: Programs, t
 # NDJSON, and many lines.
 
 
-async def test_ndjson_is_an_event_a_line(server: Server, programs: Programs) -> None:
+async def test_ndjson_is_one_event_per_line(server: Server, programs: Programs) -> None:
     lines = (
         b'{"message": "one", "channel": "a"}\r\n\n'
         b'{"data": [2], "event": "n", "channels": ["b", "c"]}\n   \n'
@@ -298,7 +301,7 @@ async def test_ndjson_is_an_event_a_line(server: Server, programs: Programs) -> 
     )
     ended = await programs.run("publish", "--format", "ndjson", "--url", server.url, stdin=lines)
     assert ended == Ended(0, b"sent 3 events\n")
-    assert [(event.channel, event.event, event.data) for event in await held(server)] == [
+    assert [(event.channel, event.event, event.data) for event in await history(server)] == [
         ("a", "message", "one"),
         ("b", "n", "[2]"),
         ("default", "message", "three"),
@@ -306,7 +309,7 @@ async def test_ndjson_is_an_event_a_line(server: Server, programs: Programs) -> 
 
 
 async def test_ndjson_is_published_as_it_comes(server: Server, programs: Programs) -> None:
-    """From a pipe whose writer is slow, and that comes in pieces of a line."""
+    """Its pipe is slow, and a read may end within a line."""
     async with server.broadcaster.subscribe() as stream:
         publishing = await programs.cli("publish", "--format", "ndjson", "--url", server.url)
         for message in ("one", "two"):
@@ -330,7 +333,7 @@ async def test_ndjson_is_published_as_it_comes(server: Server, programs: Program
         (3000, b'{"message": "\xff"}', r"400 Bad Request: line {}: body: is not UTF-8 at byte \d+"),
     ],
 )
-async def test_a_bad_line_ends_it_where_it_stands(
+async def test_a_bad_line_ends_the_command(
     serve: Serve, programs: Programs, tmp_path: Path, bad: int, line: bytes, reason: str
 ) -> None:
     server = await serve(history_size=10_000)
@@ -342,7 +345,7 @@ async def test_a_bad_line_ends_it_where_it_stands(
     assert (ended.code, ended.out) == (1, b"")
     told = f"sse-broadcast: {server.url}/send: {reason.format(bad)}; {bad - 1} published\n"
     assert re.fullmatch(told.encode(), ended.err), ended.err
-    assert [int(event.data) for event in await held(server)] == list(range(1, bad))
+    assert [int(event.data) for event in await history(server)] == list(range(1, bad))
 
 
 @pytest.mark.parametrize("form", ["text", "ndjson"])
@@ -350,7 +353,7 @@ async def test_a_bad_line_ends_it_where_it_stands(
 async def test_a_long_file_is_published_in_order(
     serve: Serve, programs: Programs, file: Path, form: str, way: str
 ) -> None:
-    """20,000 lines, of which none is lost, in far fewer requests."""
+    """It has 20,000 lines. None is lost, and there are far fewer requests."""
     server = await serve(history_size=20_000, history_bytes=1 << 27)
     made = '{{"message": "{}"}}\n' if form == "ndjson" else "{}\n"
     file.write_text("".join(made.format(number) for number in range(20_000)))
@@ -359,16 +362,16 @@ async def test_a_long_file_is_published_in_order(
     shell = await programs.start("sh", "-c", script, str(process.SCRIPT), server.url)
     noun = b"events" if form == "ndjson" else b"lines"
     assert await shell.ended() == Ended(0, b"sent 20000 %b\n" % noun)
-    assert [event.data for event in await held(server)] == [str(number) for number in range(20_000)]
+    assert [event.data for event in await history(server)] == [str(number) for number in range(20_000)]
 
 
-async def test_a_server_that_takes_little_gets_little(serve: Serve, programs: Programs) -> None:
-    """Its bounds are found by asking, and a line that is beyond them alone is named."""
+async def test_batches_respect_the_limits_of_the_server(serve: Serve, programs: Programs) -> None:
+    """They are found by trying. A line beyond them by itself is named in the error."""
     server = await serve(max_batch=7, max_body=700, max_event=90)
     lines = b"".join(b'{"message": "%d"}\n' % number for number in range(100))
     ended = await programs.run("publish", "--format", "ndjson", "--url", server.url, stdin=lines)
     assert ended == Ended(0, b"sent 100 events\n")
-    assert [int(event.data) for event in await held(server)] == list(range(100))
+    assert [int(event.data) for event in await history(server)] == list(range(100))
     long = lines + b'{"message": "%b"}\n' % (b"x" * 6000)
     ended = await programs.run("publish", "--format", "ndjson", "--url", server.url, stdin=long)
     assert (ended.code, ended.out) == (1, b"")
@@ -378,8 +381,8 @@ async def test_a_server_that_takes_little_gets_little(serve: Serve, programs: Pr
 # Networks.
 
 
-async def test_a_pipe_outlives_its_server(programs: Programs, unused_tcp_port: int) -> None:
-    """What is written while nobody listens is published by the next server, once and in order."""
+async def test_publishing_from_a_pipe_survives_a_restart(programs: Programs, unused_tcp_port: int) -> None:
+    """The next server publishes the lines written meanwhile, once and in order."""
     first, second = (Server(Config(port=unused_tcp_port, shutdown_timeout=4.0)) for _ in range(2))
     url = f"http://127.0.0.1:{unused_tcp_port}"
     await first.start()
@@ -398,13 +401,13 @@ async def test_a_pipe_outlives_its_server(programs: Programs, unused_tcp_port: i
     await second.start()
     try:
         assert await publishing.ended() == Ended(0, b"sent 4 lines\n")
-        assert [event.data for event in await held(second)] == ["two", "three", "four"]
+        assert [event.data for event in await history(second)] == ["two", "three", "four"]
     finally:
         await second.stop()
 
 
-async def test_a_pipe_waits_for_a_server_that_is_away_as_long_as_it_is_told(programs: Programs) -> None:
-    """Then it says from where on nothing was published."""
+async def test_waiting_for_a_server_has_the_given_time_limit(programs: Programs) -> None:
+    """The error has the first line that was not published."""
     url = "http://127.0.0.1:1"
     away = f"sse-broadcast: cannot reach {url}: refused"
     ended = await programs.run("publish", "--retry-for", "0.1", "--url", url, stdin=b"one\ntwo\n")
@@ -415,9 +418,7 @@ async def test_a_pipe_waits_for_a_server_that_is_away_as_long_as_it_is_told(prog
 
 
 @pytest.mark.parametrize("what", [("hello",), ("--format", "json", "{}")])
-async def test_one_message_waits_for_no_server_unless_it_is_told_to(
-    programs: Programs, what: tuple[str, ...]
-) -> None:
+async def test_a_single_message_does_not_wait_unless_asked(programs: Programs, what: tuple[str, ...]) -> None:
     url = "http://127.0.0.1:1"
     away = f"sse-broadcast: cannot reach {url}: refused"
     assert await programs.run("publish", *what, "--url", url) == Ended(1, err=f"{away}\n".encode())
@@ -440,7 +441,7 @@ async def test_lines_that_may_have_been_published_are_named(speak: Speak, progra
     assert len(script.heads) == 2
 
 
-async def test_an_outage_is_told_behind_the_bar(programs: Programs, file: Path) -> None:
+async def test_an_outage_is_printed_below_the_progress_bar(programs: Programs, file: Path) -> None:
     file.write_text("one\n")
     url, script = "http://127.0.0.1:1", f'"$0" publish --retry-for 0.1 --url "$1" < {file}'
     ended, shown = await on_a_terminal(programs, url, script)
@@ -479,16 +480,16 @@ async def test_a_file_that_cannot_be_read_is_one_line(
     assert ended == Ended(2, err=f"sse-broadcast: --file: {reason}\n".encode())
 
 
-async def test_no_standard_input_is_one_line(programs: Programs) -> None:
+async def test_a_closed_standard_input_is_one_line(programs: Programs) -> None:
     shell = await programs.start("sh", "-c", '"$0" publish <&-', str(process.SCRIPT))
     assert await shell.ended() == Ended(2, err=b"sse-broadcast: standard input is closed\n")
 
 
-# The bar.
+# The progress bar.
 
 
 async def on_a_terminal(programs: Programs, url: str, script: str) -> tuple[Ended, bytes]:
-    """Run a shell script with its standard error on a terminal, and give what was shown there."""
+    """Run a shell script with standard error on a terminal, and return the terminal's output."""
     ours, theirs = pty.openpty()
     try:
         told = f"exec 2> {os.ttyname(theirs)}; {script}"
@@ -508,7 +509,7 @@ async def on_a_terminal(programs: Programs, url: str, script: str) -> tuple[Ende
 
 
 @pytest.mark.parametrize("given", ["--file {file}", "< {file}"])
-async def test_a_file_has_a_bar_on_a_terminal(
+async def test_a_file_has_a_progress_bar_on_a_terminal(
     server: Server, programs: Programs, file: Path, given: str
 ) -> None:
     file.write_text("x" * 99 + "\n" + "a line\n" * 50_000)
@@ -518,16 +519,18 @@ async def test_a_file_has_a_bar_on_a_terminal(
     assert ended == Ended(0, b"sent 50001 lines\n")
     assert b"publishing" in shown
     assert b"100%" in shown
-    assert shown.endswith(b"\x1b[?25h\r\n")  # the terminal's cursor is back
+    assert shown.endswith(b"\x1b[?25h\r\n")  # The terminal's cursor is visible again.
 
 
-async def test_a_pipe_has_no_bar(server: Server, programs: Programs) -> None:
-    """Since nobody knows how long it is."""
+async def test_a_pipe_has_no_progress_bar(server: Server, programs: Programs) -> None:
+    """Its length is not known."""
     ended, shown = await on_a_terminal(programs, server.url, 'echo x | "$0" publish --url "$1"')
     assert (ended, shown) == (Ended(0, b"sent 1 line\n"), b"")
 
 
-async def test_an_error_comes_behind_the_bar(server: Server, programs: Programs, file: Path) -> None:
+async def test_an_error_is_printed_below_the_progress_bar(
+    server: Server, programs: Programs, file: Path
+) -> None:
     file.write_text("{}\n")
     ended, shown = await on_a_terminal(
         programs, server.url, f'"$0" publish --format ndjson --url "$1" < {file}'

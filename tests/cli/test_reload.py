@@ -18,7 +18,7 @@ Start = Callable[..., Awaitable[Reloadable]]
 ENV = {"SSE_BROADCAST_TOKEN": STATIC}
 
 
-async def test_a_server_is_told_to_reload(reloadable: Start, programs: Programs) -> None:
+async def test_a_reload_prints_the_changed_settings(reloadable: Start, programs: Programs) -> None:
     running = await reloadable(token=STATIC)
     command = ("reload", "--url", running.server.url)
     assert await programs.run(*command, env=ENV) == Ended(0, b"changed: nothing\n")
@@ -29,12 +29,12 @@ async def test_a_server_is_told_to_reload(reloadable: Start, programs: Programs)
     assert running.config.queue_size == 5
 
 
-async def test_what_cannot_be_used_is_told(reloadable: Start, programs: Programs) -> None:
+async def test_a_failed_reload_prints_its_reason(reloadable: Start, programs: Programs) -> None:
     running = await reloadable(token=STATIC)
     running.settings |= {"token": "short"}
     command = ("reload", "--url", running.server.url)
     ended = await programs.run(*command, env=ENV)
-    # As its Python has it.
+    # The text depends on the server's Python.
     reason = "422 Unprocessable (Entity|Content): token: must have 16 to 8192 characters, not 5"
     assert (ended.code, ended.out) == (1, b"")
     assert re.fullmatch(f"sse-broadcast: {running.server.url}/reload: {reason}\n".encode(), ended.err)

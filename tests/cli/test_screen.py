@@ -1,4 +1,4 @@
-"""What `status --watch` draws on a terminal of any size, also of a server that comes and goes."""
+"""`status --watch` on a terminal: any size, and servers that restart."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from sse_broadcast.cli.screen import render, short
 from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.server.runner import Server
 from tests.cli import snapshots
-from tests.cli.snapshots import SEEN, SLOWEST, Speak, saying
+from tests.cli.snapshots import SEEN, SLOWEST, StartScripted, json_handler
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC, caller, static
@@ -22,7 +22,7 @@ from tests.support.sockets import until
 from tests.support.terminal import Terminal, terminals
 
 utc = pytest.fixture(snapshots.in_utc, autouse=True)
-speak = pytest.fixture(snapshots.speak)
+scripted_server = pytest.fixture(snapshots.scripted_server)
 terminal = pytest.fixture(terminals)
 
 Start = Callable[..., Awaitable[Terminal]]
@@ -32,7 +32,7 @@ def screen(seen: Snapshot, rates: Mapping[str, float] | None = None, *, lines: i
     return render(seen, rates, title="http://x, every 2 s", size=os.terminal_size((80, lines)))
 
 
-def test_a_screen_is_these_lines() -> None:
+def test_the_lines_of_a_screen() -> None:
     assert screen(SEEN, {"published": 12.34, "closed": 0.5, "dropped": 0.0}) == [
         "22:13:20  http://x, every 2 s",
         "",
@@ -49,8 +49,8 @@ def test_a_screen_is_these_lines() -> None:
     ]
 
 
-def test_channels_have_what_room_there_is() -> None:
-    """Usual readers leave them 17 characters of 80, whatever their numbers are."""
+def test_channels_take_the_remaining_width() -> None:
+    """Usual rows leave 17 of 80 characters for them, whatever the numbers are."""
     usual = {"address": "127.0.0.1", "state": "live"}
     for changes in (
         {"lag": 86_399.0, "behind": 99_999_999, "age": 3599.0, "drops": 99_999_999},
@@ -60,19 +60,19 @@ def test_channels_have_what_room_there_is() -> None:
         assert row.index("  default") + len("  ") == 80 - 17
 
 
-def test_a_screen_of_few_lines_has_the_first_of_them() -> None:
+def test_a_low_screen_has_the_first_lines() -> None:
     assert screen(SEEN, lines=3) == ["22:13:20  http://x, every 2 s", "", "subscribers 3"]
 
 
-def test_what_has_nothing_to_be_compared_with_has_no_rate() -> None:
+def test_the_first_snapshot_has_no_rate() -> None:
     assert screen(SEEN)[5:7] == [
         "published                  -        1200",
         "closed                     -           5  4 left, 1 slow",
     ]
 
 
-def test_a_server_that_is_gone_is_said_to_be() -> None:
-    """Since when and why, above what was seen last."""
+def test_an_unreachable_server_is_shown_as_such() -> None:
+    """The time and the reason are above its last snapshot."""
     gone = replace(SEEN, time=SEEN.time + 100, trouble="cannot reach it", since=SEEN.time)
     assert screen(gone)[:5] == [
         "22:15:00  http://x, every 2 s",
@@ -84,12 +84,12 @@ def test_a_server_that_is_gone_is_said_to_be() -> None:
     assert screen(gone)[2:] == ["NO ANSWER since 22:13:20: cannot reach it", "", *screen(SEEN)[2:]]
 
 
-def test_readers_that_may_not_be_seen_are_said_not_to_be() -> None:
+def test_missing_permission_to_see_subscribers_is_shown() -> None:
     hidden = replace(SEEN, slowest=None, hidden="403: no")
     assert screen(hidden)[9:] == ["slowest subscribers: not available: 403: no"]
 
 
-def test_nobody_is_a_heading() -> None:
+def test_without_subscribers_there_is_a_heading_only() -> None:
     assert len(screen(replace(SEEN, slowest=[]))) == 10
 
 
@@ -121,8 +121,10 @@ async def until_drawn(terminal: Terminal) -> list[str]:
     return await terminal.shows(lambda lines: any(HEADING.fullmatch(line) for line in lines))
 
 
-async def test_a_terminal_shows_rates_and_readers(server: Server, connect: Connect, terminal: Start) -> None:
-    """On a screen of its own, from its first line, without a cursor; what is new is drawn over the old."""
+async def test_a_terminal_shows_rates_and_subscribers(
+    server: Server, connect: Connect, terminal: Start
+) -> None:
+    """The alternate screen is drawn from its first line, without a cursor, and overwritten by the next."""
     for name in ("a", "b"):
         await (await connect(server)).subscribe(path=f"/events/{name}")
     await until(lambda: server.broadcaster.client_count == 2)
@@ -141,7 +143,9 @@ async def test_a_terminal_shows_rates_and_readers(server: Server, connect: Conne
     assert (shown.scrolled, len(rows(shown.lines))) == ([], 2)
 
 
-async def test_the_slowest_reader_comes_first(serve: Serve, connect: Connect, terminal: Start) -> None:
+async def test_the_subscriber_with_the_largest_lag_comes_first(
+    serve: Serve, connect: Connect, terminal: Start
+) -> None:
     server = await serve(
         send_buffer=16_384, heartbeat=3600.0, overflow=Overflow.DROP_OLDEST, queue_size=100, write_timeout=60
     )
@@ -163,12 +167,14 @@ async def test_the_slowest_reader_comes_first(serve: Serve, connect: Connect, te
     assert re.fullmatch(r"40[0-9]k", waiting)
 
 
-async def test_a_terminal_may_change_its_size(server: Server, connect: Connect, terminal: Start) -> None:
-    """It is drawn on again at once: as much as there is room for, and nothing scrolls."""
+async def test_a_terminal_is_redrawn_when_its_size_changes(
+    server: Server, connect: Connect, terminal: Start
+) -> None:
+    """It is redrawn at once with as many lines as fit, and nothing scrolls."""
     for _ in range(30):
         await (await connect(server)).subscribe(path=f"/events/{'c' * 100}")
     await until(lambda: server.broadcaster.client_count == 30)
-    # So long that nothing is drawn but for the size.
+    # so long that only a new size causes a redraw
     shown = await terminal("status", "--watch", "--interval", "3600", "--url", server.url, size=(200, 50))
     whole = await until_drawn(shown)
     assert sum("c" * 100 in line for line in whole) == 30
@@ -180,7 +186,7 @@ async def test_a_terminal_may_change_its_size(server: Server, connect: Connect, 
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
-async def test_the_end_leaves_the_terminal_as_it_was(server: Server, terminal: Start, how: str) -> None:
+async def test_the_terminal_is_restored_at_the_end(server: Server, terminal: Start, how: str) -> None:
     shown = await terminal("status", "--watch", "--url", server.url)
     await until_drawn(shown)
     if how == "Ctrl-C":
@@ -193,8 +199,8 @@ async def test_the_end_leaves_the_terminal_as_it_was(server: Server, terminal: S
     assert b"Traceback" not in shown.raw
 
 
-async def test_a_server_that_comes_back_is_shown_again(terminal: Start) -> None:
-    """What is shown of the one that is gone stays meanwhile; of the new one there is no rate at first."""
+async def test_a_restarted_server_is_shown_again(terminal: Start) -> None:
+    """Its last snapshot stays meanwhile. The first one after the restart has no rate."""
     first = Server(Config(port=0))
     await first.start()
     port, url = first.port, first.url
@@ -216,7 +222,7 @@ async def test_a_server_that_comes_back_is_shown_again(terminal: Start) -> None:
         await second.stop()
 
 
-async def test_who_is_refused_is_told_on_the_terminal_as_it_was(serve: Serve, terminal: Start) -> None:
+async def test_a_refusal_is_printed_on_the_restored_terminal(serve: Serve, terminal: Start) -> None:
     server = await serve(token=STATIC)
     shown = await terminal("status", "--watch", "--url", server.url)
     assert await shown.ended() == 1
@@ -227,7 +233,7 @@ async def test_who_is_refused_is_told_on_the_terminal_as_it_was(serve: Serve, te
     assert b"\x1b" not in shown.raw
 
 
-async def test_who_is_refused_later_is_told_on_the_terminal_as_it_was(serve: Serve, terminal: Start) -> None:
+async def test_a_later_refusal_is_printed_on_the_restored_terminal(serve: Serve, terminal: Start) -> None:
     server = await serve(token=STATIC, caller=(caller("watcher", inspect=("*",)),))
     env = {"SSE_BROADCAST_TOKEN": static("watcher")}
     shown = await terminal("status", "--watch", "--interval", "0.1", "--url", server.url, env=env)
@@ -241,10 +247,14 @@ async def test_who_is_refused_later_is_told_on_the_terminal_as_it_was(serve: Ser
     assert static("watcher").encode() not in shown.raw
 
 
-async def test_what_a_server_says_does_nothing_to_a_terminal(speak: Speak, terminal: Start) -> None:
+async def test_a_response_cannot_control_the_terminal(
+    scripted_server: StartScripted, terminal: Start
+) -> None:
     evil = {**SLOWEST[0], "address": "\x1b[2J\x07", "channels": ["\x1b]0;title\x07"]}
     status = {"connected_clients": 1, "\x1b[31mred": 7, "closed": {"\x1b[5m": 1}}
-    url = await speak(status=saying(status), subscribers=saying({"subscribers": [evil]}))
+    url = await scripted_server(
+        status=json_handler(status), subscribers=json_handler({"subscribers": [evil]})
+    )
     shown = await terminal("status", "--watch", "--url", url)
     lines = await until_drawn(shown)
     assert any("?[2J?" in line for line in lines)

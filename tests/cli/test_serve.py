@@ -1,4 +1,4 @@
-"""`sse-broadcast serve`: the real command, its signals, and what it says."""
+"""`sse-broadcast serve`: the real command, its signals and its output."""
 
 import asyncio
 import io
@@ -67,7 +67,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def open_raw() -> AsyncIterator[Open]:
-    """Open raw sockets to a server in a process of its own, and close them when the test ends."""
+    """Open raw sockets to a server in its own process, and close them when the test ends."""
     with ExitStack() as stack:
 
         async def open_one(serving: Serving, *, receive_buffer: int = 0) -> RawClient:
@@ -79,7 +79,7 @@ async def open_raw() -> AsyncIterator[Open]:
 
 
 async def reader(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -> RawClient:
-    """Return a reader that has its opening."""
+    """Return a subscriber that has its first frames."""
     client = await open_raw(serving, receive_buffer=receive_buffer)
     head = await client.subscribe()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -88,20 +88,20 @@ async def reader(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -
 
 
 async def frozen_reader(open_raw: Open, serving: Serving) -> RawClient:
-    """Return a reader that will never read again, and is as full as it gets."""
+    """Return a subscriber that reads no more and whose socket is full."""
     client = await reader(open_raw, serving, receive_buffer=4096)
     publisher = await open_raw(serving)
     for _ in range(24):
         status, _ = await publisher.ask("POST", "/send", body=b"x" * 65_536)
         assert status == 200
-    # What does not fit waits for it in the server, which has not given it up.
+    # The rest waits in the server, which has not disconnected it yet.
     _, body = await publisher.ask("GET", "/status")
     assert json.loads(body)["connected_clients"] == 1
     return client
 
 
 def refused(reason: str) -> bytes:
-    """Return the pattern of a refusal as a stream, up to the id that its reader brought."""
+    """Return the pattern of a refusal as a stream, up to the subscriber's last id."""
     return rb'event: \$close\nretry: \d{5}\ndata: \{"reason": "%b"\}\n' % reason.encode()
 
 
@@ -109,10 +109,10 @@ FREEZING = ("--send-buffer", "16384", "--write-timeout", "600")
 """So that little is needed to fill a reader, and nothing but the shutdown ends its stream."""
 
 
-# What it says.
+# Output.
 
 
-async def test_it_says_where_it_listens_and_what_to_try(programs: Programs, program: Program) -> None:
+async def test_serve_prints_its_address_and_commands_to_try(programs: Programs, program: Program) -> None:
     serving = await programs.serve(*QUIET)
     assert serving.url == f"http://127.0.0.1:{serving.port}"
     assert serving.tries == (f"curl -N {serving.url}/events", f"curl -d hello {serving.url}/send")
@@ -133,7 +133,7 @@ async def try_out(serving: Serving, programs: Programs, program: Program, *optio
     assert [await reading.line() for _ in range(3)] == [b"data: hello\n", b"id: %b\n" % id, b"\n"]
 
 
-async def test_an_address_of_ipv6_is_said_as_a_url(programs: Programs, program: Program) -> None:
+async def test_an_ipv6_address_is_printed_as_a_url(programs: Programs, program: Program) -> None:
     if not has_ipv6():
         pytest.skip("no IPv6 here")
     serving = await programs.serve("--host", "::1", *QUIET)
@@ -150,7 +150,7 @@ def has_ipv6() -> bool:
     return True
 
 
-async def test_the_configuration_is_shown_with_its_sources(programs: Programs, file: Path) -> None:
+async def test_show_config_has_the_source_of_each_setting(programs: Programs, file: Path) -> None:
     file.write_text('overflow = "drop-oldest"\nretry = 1\n')
     flags = ("--retry", "5", "--cors-origins", "https://a.b, http://c:1")
     shown = await show_config(programs, "--config", str(file), *flags, env={"SSE_BROADCAST_PORT": "9000"})
@@ -170,20 +170,20 @@ async def test_the_configuration_is_shown_with_its_sources(programs: Programs, f
 
 
 async def show_config(programs: Programs, *arguments: str, env: dict[str, str] | None = None) -> Ended:
-    """Return what is shown of a configuration that can be used."""
+    """Return the output of --show-config for a valid configuration."""
     shown = await programs.run("serve", *arguments, "--show-config", env=env)
     assert (shown.code, shown.err) == (0, b"")
     return shown
 
 
 def as_toml(config: Config) -> dict[str, object]:
-    """Return the plain settings of a configuration, as TOML has them."""
+    """Return the plain settings of a configuration in TOML."""
     values = {name: getattr(config, name) for name in SETTINGS}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     return values | {name: str(value) for name, value in values.items() if isinstance(value, str)} | lists
 
 
-async def test_the_shown_configuration_is_a_configuration_file(programs: Programs, file: Path) -> None:
+async def test_the_output_of_show_config_is_a_configuration_file(programs: Programs, file: Path) -> None:
     odd = 'a "quoted" \\ \U0001f600 é \t\x7f path'
     first = await programs.run("serve", "--certificate", odd, "--heartbeat", "0.01", "--show-config")
     file.write_bytes(first.out)
@@ -194,7 +194,7 @@ async def test_the_shown_configuration_is_a_configuration_file(programs: Program
     assert second.out.count(f"# {file}\n".encode()) == len(SETTINGS)
 
 
-async def test_the_shown_rules_can_be_loaded(programs: Programs, file: Path) -> None:
+async def test_shown_rules_can_be_loaded(programs: Programs, file: Path) -> None:
     first, second = 'match = "a.*"\noverflow = "conflate"\n', 'match = "*"\nhistory_age = 60.0\n'
     rules = f"[[channel]]\n{first}\n[[channel]]\n{second}"
     file.write_text(rules)
@@ -242,7 +242,7 @@ endpoints = ["subscribe", "publish", "inspect", "admin"]
 """
 
 
-async def test_tables_are_shown_without_their_secrets(programs: Programs, file: Path) -> None:
+async def test_tables_are_shown_without_secrets(programs: Programs, file: Path) -> None:
     file.write_text(TABLES.replace("(not shown)", "a-token-of-the-shop"))
     shown = await show_config(programs, "--config", str(file))
     text = shown.out.decode()
@@ -251,7 +251,7 @@ async def test_tables_are_shown_without_their_secrets(programs: Programs, file: 
     assert list(tomllib.loads(text)) == [*(each for each in SETTINGS if each not in places), *RULES]
 
 
-async def test_no_secret_of_a_url_is_shown(programs: Programs) -> None:
+async def test_no_secret_in_a_url_is_shown(programs: Programs) -> None:
     env = {"SSE_BROADCAST_JWT_JWKS": "https://ann:s3cret@[/jwks?key=s3cret"}
     shown = await show_config(programs, env=env)
     assert b'jwt_jwks = "https://(not shown)@[/jwks?(not shown)"' in shown.out
@@ -271,8 +271,8 @@ async def test_no_secret_is_shown(programs: Programs) -> None:
         assert secret.encode() not in shown.out
 
 
-async def test_what_is_shown_of_a_secret_starts_no_server(programs: Programs, file: Path) -> None:
-    """Its secret would be known to everyone who can read this."""
+async def test_a_placeholder_of_a_secret_does_not_start_a_server(programs: Programs, file: Path) -> None:
+    """Everyone who can read the output would know the secret."""
     shown = await programs.run("serve", "--show-config", env={"SSE_BROADCAST_TOKEN": "a-token-of-somebody"})
     file.write_bytes(shown.out)
     assert await programs.run("serve", "--config", str(file)) == Ended(
@@ -281,7 +281,7 @@ async def test_what_is_shown_of_a_secret_starts_no_server(programs: Programs, fi
 
 
 async def test_a_switch_has_no_value(programs: Programs) -> None:
-    """Named, it is on; a variable says true or false."""
+    """The flag switches it on. The variable is true or false."""
     flag, variable = "--insecure-publish", "SSE_BROADCAST_INSECURE_PUBLISH"
     for arguments, said, line in (
         ([flag], None, f"true +# {flag}"),
@@ -303,8 +303,8 @@ MISSPELT = (
 )
 
 
-async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs) -> None:
-    """With what was meant: a typing error is not silent. The server starts all the same."""
+async def test_an_unknown_variable_is_warned_about(programs: Programs) -> None:
+    """The warning has the probable name. The server starts."""
     env = {"SSE_BROADCAST_QUEUESIZE": "5", "SSE_BROADCAST_SERVICE_HOST": "10.0.0.1", "SSE_BROADCAST_URL": "x"}
     serving = await programs.serve(*QUIET, env=env)
     ended = await serving.stop()
@@ -312,23 +312,23 @@ async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs)
     assert re.fullmatch(LINE + MISSPELT, ended.err)
 
 
-async def test_a_variable_that_is_no_setting_is_warned_about_where_settings_are_shown(
+async def test_show_config_warns_about_an_unknown_variable(
     programs: Programs,
 ) -> None:
-    """Whoever asks what is set is told as well; standard output stays a configuration file."""
+    """Standard output stays a configuration file."""
     shown = await programs.run("serve", *TEXT, "--show-config", env={"SSE_BROADCAST_QUEUESIZE": "5"})
     assert (shown.code, set(tomllib.loads(shown.out.decode()))) == (0, set(SETTINGS))
     assert re.fullmatch(LINE + MISSPELT, shown.err)
 
 
-async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Programs) -> None:
-    """A service named sse-broadcast gives every pod beside it variables that look like ours."""
+async def test_service_links_of_kubernetes_are_ignored(programs: Programs) -> None:
+    """A service named sse-broadcast gives every pod variables with the prefix of this program."""
     env = {"SSE_BROADCAST_PORT": "tcp://10.0.0.1:80", "SSE_BROADCAST_SERVICE_PORT": "80"}
     shown = await show_config(programs, env=env)
     assert re.search(rb"^port = 8000 +# default$", shown.out, re.MULTILINE)
 
 
-# How it ends.
+# Ending.
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -336,7 +336,10 @@ async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Progr
 async def test_a_signal_ends_every_stream_cleanly(
     programs: Programs, open_raw: Open, number: signal.Signals, loop: str
 ) -> None:
-    """Each reader is told why, when to come back and with which id; its body ends as it should; exit is 0."""
+    """Each subscriber gets the reason, a reconnection time and its id, then the end of the body.
+
+    The exit code is 0.
+    """
     serving = await programs.serve("--event-loop", loop, "--retry", "1000", *QUIET)
     readers = [await reader(open_raw, serving) for _ in range(3)]
     idle = await open_raw(serving)
@@ -355,7 +358,7 @@ async def test_a_signal_ends_every_stream_cleanly(
     assert await serving.process.ended() == Ended(0)
 
 
-async def test_what_was_published_comes_before_the_end(programs: Programs, open_raw: Open) -> None:
+async def test_published_events_come_before_the_close(programs: Programs, open_raw: Open) -> None:
     serving = await programs.serve(*QUIET)
     client, publisher = await reader(open_raw, serving), await open_raw(serving)
     for _ in range(50):
@@ -368,7 +371,7 @@ async def test_what_was_published_comes_before_the_end(programs: Programs, open_
     assert await serving.process.ended() == Ended(0)
 
 
-async def test_a_server_says_when_it_starts_and_stops(programs: Programs) -> None:
+async def test_start_and_stop_are_logged(programs: Programs) -> None:
     serving = await programs.serve(*TEXT)
     ended = await serving.stop()
     assert (ended.code, ended.out) == (0, b"")
@@ -382,13 +385,15 @@ async def test_a_server_says_when_it_starts_and_stops(programs: Programs) -> Non
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_a_frozen_reader_does_not_keep_it(programs: Programs, open_raw: Open, loop: str) -> None:
+async def test_a_frozen_subscriber_does_not_delay_the_exit(
+    programs: Programs, open_raw: Open, loop: str
+) -> None:
     serving = await programs.serve("--event-loop", loop, "--shutdown-timeout", "2", *FREEZING, *QUIET)
     frozen = await frozen_reader(open_raw, serving)
     clock = asyncio.get_running_loop().time
     told = clock()
     assert await serving.stop() == Ended(0)
-    # And what a busy machine takes to end a process.
+    # and the time in which a busy machine ends a process
     assert clock() - told < 2 + PATIENCE / 10
     with pytest.raises(ConnectionResetError):
         await frozen.rest()
@@ -398,7 +403,7 @@ async def test_a_frozen_reader_does_not_keep_it(programs: Programs, open_raw: Op
 async def test_a_second_signal_exits_at_once(
     programs: Programs, open_raw: Open, number: signal.Signals
 ) -> None:
-    """While a frozen reader keeps the drain busy, a second signal ends it, with a code of its own."""
+    """A frozen subscriber keeps the server draining. The exit code is a special one."""
     serving = await programs.serve("--shutdown-timeout", "3600", *FREEZING, *TEXT)
     await frozen_reader(open_raw, serving)
     other = await reader(open_raw, serving)
@@ -415,10 +420,10 @@ async def test_a_second_signal_exits_at_once(
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_it_says_that_it_is_not_ready_before_it_ends_anything(
+async def test_a_drain_makes_the_server_not_ready_before_it_ends_streams(
     programs: Programs, open_raw: Open, loop: str
 ) -> None:
-    """For `drain_delay` whoever comes is served, and whoever balances load is told why not to send more."""
+    """For `drain_delay` new clients are served, and load balancers get the reason."""
     serving = await programs.serve("--event-loop", loop, "--drain-delay", "1.5", *QUIET)
     client, publisher, probe = [await open_raw(serving) for _ in range(3)]
     await client.subscribe()
@@ -437,7 +442,7 @@ async def test_it_says_that_it_is_not_ready_before_it_ends_anything(
     assert await serving.process.ended() == Ended(0)
 
 
-async def test_a_second_signal_does_not_wait_for_a_delay(programs: Programs, open_raw: Open) -> None:
+async def test_a_second_signal_ends_the_drain_delay(programs: Programs, open_raw: Open) -> None:
     serving = await programs.serve("--drain-delay", "3600", *QUIET)
     client, probe = await reader(open_raw, serving), await open_raw(serving)
     serving.process.send_signal(signal.SIGTERM)
@@ -449,9 +454,7 @@ async def test_a_second_signal_does_not_wait_for_a_delay(programs: Programs, ope
     assert b"$close" not in await client.rest()
 
 
-async def test_a_second_signal_finds_all_that_was_logged_of_streams(
-    programs: Programs, open_raw: Open
-) -> None:
+async def test_a_second_signal_loses_no_log_line_of_streams(programs: Programs, open_raw: Open) -> None:
     serving = await programs.serve("--drain-delay", "3600", *TEXT)
     probe = await open_raw(serving)
     serving.process.send_signal(signal.SIGTERM)
@@ -472,8 +475,8 @@ sys.exit(main())
 """The command, which lets readers go one by one, and takes its time."""
 
 
-async def test_a_second_signal_does_not_wait_for_the_waves(programs: Programs, open_raw: Open) -> None:
-    """Those who have not been let go are cut with it."""
+async def test_a_second_signal_ends_the_waves(programs: Programs, open_raw: Open) -> None:
+    """Streams of later waves are cut off."""
     flags = ("--port", "0", "--drain-timeout", "3600", *QUIET)
     command = await programs.start(sys.executable, "-c", SLOWLY, "serve", *flags)
     said = LISTENS.fullmatch(await command.line())
@@ -490,8 +493,8 @@ async def test_a_second_signal_does_not_wait_for_the_waves(programs: Programs, o
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_whoever_asks_while_it_ends_is_answered(programs: Programs, open_raw: Open, loop: str) -> None:
-    """On a connection from before, a publisher and a reader get 503; a browser is told when to come."""
+async def test_requests_during_the_stop_are_answered(programs: Programs, open_raw: Open, loop: str) -> None:
+    """Publishers and subscribers on open connections get a 503, browsers a reconnection time."""
     serving = await programs.serve("--event-loop", loop, "--shutdown-timeout", "4", *FREEZING)
     await frozen_reader(open_raw, serving)
     other = await reader(open_raw, serving)
@@ -508,17 +511,17 @@ async def test_whoever_asks_while_it_ends_is_answered(programs: Programs, open_r
     assert re.fullmatch(refused("drain") + rb"id: its-own\.7\n\n", body)
     for client in (program, browser):
         assert await client.rest() == b""
-    # Those connections were closed by their answers, and not by the server's end.
+    # Their responses closed these connections, before the end of the server.
     assert await connected(witness) == 0
     serving.process.send_signal(signal.SIGTERM)
     assert (await serving.process.ended()).code == 5
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_a_closed_terminal_ends_what_was_started_in_it(
+async def test_closing_a_terminal_ends_its_server(
     terminal: Callable[..., Awaitable[Terminal]], loop: str
 ) -> None:
-    """While it is open SIGHUP is a reload, then a SIGTERM; the second one, of a shell, forces nothing."""
+    """While it is open SIGHUP is a reload. The second signal, sent by a shell, does not force the exit."""
     shown = await terminal("serve", "--port", "0", "--drain-delay", "0.5", "--event-loop", loop)
     lines = await shown.shows(lambda lines: any("started: version" in line for line in lines))
     port = int(re.findall(r"listens on http://127\.0\.0\.1:(\d+)", lines[0])[0])
@@ -537,11 +540,11 @@ async def test_a_closed_terminal_ends_what_was_started_in_it(
         assert await shown.ended() == 0
 
 
-# What it logs.
+# The log.
 
 
-async def test_a_log_that_no_terminal_shows_is_json(programs: Programs) -> None:
-    """An object on each line, and nothing else on standard error; what is announced stays text."""
+async def test_a_log_on_no_terminal_is_json(programs: Programs) -> None:
+    """Each line is an object, and standard error has nothing else. The banner stays text."""
     serving = await programs.serve("--log-level", "debug", env={"SSE_BROADCAST_QUEUESIZE": "5"})
     assert serving.tries[0].startswith("curl -N ")
     ended = await serving.stop()
@@ -590,11 +593,11 @@ async def test_sigusr1_switches_debug_on_and_off(programs: Programs, open_raw: O
     assert await serving.stop() == Ended(0)
 
 
-# What it refuses.
+# Errors at the start.
 
 
 async def test_a_port_in_use_is_3(programs: Programs) -> None:
-    """One line that names the port, and no traceback."""
+    """The error is one line with the port, without a traceback."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -604,15 +607,15 @@ async def test_a_port_in_use_is_3(programs: Programs) -> None:
         )
 
 
-async def test_an_address_not_here_is_3(programs: Programs) -> None:
-    """192.0.2.1 is nobody's (RFC 5737)."""
+async def test_an_address_of_another_machine_is_3(programs: Programs) -> None:
+    """192.0.2.1 is assigned to no machine (RFC 5737)."""
     assert await programs.run("serve", "--host", "192.0.2.1", "--port", "9") == Ended(
         3, err=b"sse-broadcast: cannot listen on 192.0.2.1 port 9: cannot assign requested address\n"
     )
 
 
 async def test_a_certificate_that_cannot_be_read_is_4(programs: Programs, tmp_path: Path) -> None:
-    """One line that names the files."""
+    """The error is one line with the files."""
     certificate, key = tmp_path / "none.pem", tmp_path / "key.pem"
     ended = await programs.run("serve", "--port", "0", "--certificate", str(certificate), "--key", str(key))
     assert ended == Ended(
@@ -622,8 +625,8 @@ async def test_a_certificate_that_cannot_be_read_is_4(programs: Programs, tmp_pa
     )
 
 
-async def test_a_certificate_that_is_none_is_4(programs: Programs, tmp_path: Path) -> None:
-    """Nor is a file taken that holds something else; the reason is in OpenSSL's words."""
+async def test_a_malformed_certificate_is_4(programs: Programs, tmp_path: Path) -> None:
+    """Files of other kinds are refused too. The reason is OpenSSL's."""
     file = tmp_path / "server.pem"
     file.write_text("not a certificate\n")
     ended = await programs.run("serve", "--port", "0", "--certificate", str(file))
@@ -632,7 +635,7 @@ async def test_a_certificate_that_is_none_is_4(programs: Programs, tmp_path: Pat
 
 
 async def test_a_key_of_another_certificate_is_4(programs: Programs, tmp_path: Path) -> None:
-    """Found out at the start, and not by the first browser."""
+    """It is found at the start, and not by the first client."""
     certificate, key = tmp_path / "server.pem", tmp_path / "key.pem"
     authenticator = trustme.CA()
     authenticator.issue_cert("127.0.0.1").cert_chain_pems[0].write_to_path(certificate)
@@ -645,7 +648,7 @@ async def test_a_key_of_another_certificate_is_4(programs: Programs, tmp_path: P
 
 
 async def test_a_key_with_a_pass_phrase_is_4(programs: Programs, tmp_path: Path) -> None:
-    """There is nobody to ask for it: the server refuses the key, and does not wait at a prompt."""
+    """The server does not prompt for it."""
     certificate, key = tmp_path / "server.pem", tmp_path / "key.pem"
     issued = trustme.CA().issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(certificate)
@@ -672,10 +675,10 @@ async def test_a_key_with_a_pass_phrase_is_4(programs: Programs, tmp_path: Path)
     ],
     ids=["empty label", "long label", "NUL"],
 )
-async def test_a_name_that_cannot_be_is_one_line(
+async def test_an_impossible_name_is_one_line(
     programs: Programs, file: Path, line: str, code: int, told: str
 ) -> None:
-    """No host has an empty label or one of more than 63 letters, and no file a NUL in its name."""
+    """A host has an empty label or one of more than 63 letters, or a file name has a NUL."""
     file.write_text(f"port = 0\n{line}\n")
     ended = await programs.run("serve", "--config", str(file))
     assert (ended.code, ended.out) == (code, b"")
@@ -696,12 +699,12 @@ async def test_a_name_that_cannot_be_is_one_line(
     ],
 )
 async def test_a_bad_setting_is_2(programs: Programs, arguments: tuple[str, ...], reason: str) -> None:
-    """One line that names the setting and its value."""
+    """The error is one line with the setting and its value."""
     assert await programs.run("serve", *arguments) == Ended(2, err=f"sse-broadcast: {reason}\n".encode())
 
 
 async def test_a_bad_variable_is_2(programs: Programs) -> None:
-    """The line names the variable, since a flag would be looked for in the wrong place."""
+    """The error has the name of the variable, and not of the flag."""
     assert await programs.run("serve", env={"SSE_BROADCAST_PORT": "99999"}) == Ended(
         2, err=b"sse-broadcast: SSE_BROADCAST_PORT: expected a whole number from 0 to 65535, not '99999'\n"
     )
@@ -714,7 +717,7 @@ async def test_a_bad_variable_is_2(programs: Programs) -> None:
 async def test_a_certificate_serves_https(
     programs: Programs, program: Program, tmp_path: Path, loop: str
 ) -> None:
-    """Curl takes it from the authority it knows and, as printed, as it is."""
+    """curl accepts it by its authority, and with the printed command."""
     authenticator = trustme.CA()
     certificate, key, ca = tmp_path / "server.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
     issued = authenticator.issue_cert("127.0.0.1")
@@ -749,7 +752,7 @@ async def test_a_certificate_serves_https(
     assert await serving.process.ended() == Ended(0)
 
 
-# More connections than it can hold.
+# More connections than descriptors.
 
 CROWD = 400
 
@@ -758,8 +761,11 @@ FULL = rb"WARNING sse_broadcast\.connections: full: 144 connections \(max_connec
 BROWSER = "Accept: text/event-stream\r\n"
 
 
-async def knock(client: RawClient, *, headers: str = "") -> str:
-    """Ask for the stream, and say in a word what came; a refusal is whole, and the end of its connection."""
+async def connect_and_subscribe(client: RawClient, *, headers: str = "") -> str:
+    """Request a stream, and return the kind of response.
+
+    A refusal must be complete and close its connection.
+    """
     try:
         head = await client.subscribe(headers=headers)
         if b"Transfer-Encoding: chunked\r\n" in head:
@@ -788,16 +794,16 @@ async def next_data(client: RawClient) -> str:
 
 
 async def connected(publisher: RawClient) -> int:
-    """Return how many readers the server has."""
+    """Return the number of subscribers."""
     _, body = await publisher.ask("GET", "/status")
     return int(json.loads(body)["connected_clients"])
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_more_readers_than_descriptors_do_not_make_it_fail(
+async def test_more_clients_than_descriptors_do_not_break_the_server(
     programs: Programs, open_raw: Open, loop: str
 ) -> None:
-    """With 256 descriptors it holds 144 connections and says so; more are told to come later, or cut."""
+    """With 256 descriptors it accepts 144 connections and logs it. More are refused or cut off."""
     serving = await programs.serve("--event-loop", loop, *QUIET, descriptors=256)
     assert serving.room == 144
     before = [await reader(open_raw, serving) for _ in range(5)]
@@ -805,14 +811,14 @@ async def test_more_readers_than_descriptors_do_not_make_it_fail(
 
     async def come(number: int) -> tuple[str, RawClient]:
         client = await open_raw(serving)
-        word = await knock(client, headers=BROWSER if number % 2 else "")
+        word = await connect_and_subscribe(client, headers=BROWSER if number % 2 else "")
         if word != "stream":
             client.close()
         return word, client
 
     crowd = await asyncio.gather(*map(come, range(CROWD)))
     words = Counter(word for word, _ in crowd)
-    # Accepted in one turn of the loop, some may get in before they are counted.
+    # Several accepted in one turn of the loop may get in before they are counted.
     assert serving.room - 6 <= words["stream"] <= serving.room - 6 + ACCEPTS
     assert words["503"] > 0
     assert words["later"] > 0
@@ -842,32 +848,32 @@ async def test_more_readers_than_descriptors_do_not_make_it_fail(
 
 
 async def refused_in_turn(open_raw: Open, serving: Serving) -> None:
-    """See that a full server tells a program and a browser, each as it can understand."""
+    """Assert that a full server refuses a program and a browser in the form of each."""
     for headers, word in (("", "503"), (BROWSER, "later")):
         async with asyncio.timeout(PATIENCE):
-            # Cut while the others that were refused are still on their way out.
-            while (heard := await knock(await open_raw(serving), headers=headers)) == "cut":
+            # It is cut off while other rejected connections are still being closed.
+            while (heard := await connect_and_subscribe(await open_raw(serving), headers=headers)) == "cut":
                 pass
         assert heard == word
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_connections_that_say_nothing_do_not_make_it_fail(
+async def test_silent_connections_do_not_break_the_server(
     programs: Programs, open_raw: Open, loop: str
 ) -> None:
-    """They may fill the server; its readers still get their events, and when they leave there is room."""
+    """They may fill it. Its subscribers still get events, and there is room again after they leave."""
     serving = await programs.serve("--event-loop", loop, *QUIET, descriptors=256)
     client, publisher = await reader(open_raw, serving), await open_raw(serving)
     await connected(publisher)
     crowd = [await open_raw(serving) for _ in range(CROWD)]
-    # Connected is not yet accepted: those that left before that would have filled nothing.
+    # A connected socket is not yet accepted: one closed before that would not fill the server.
     assert re.fullmatch(LINE + FULL, await serving.process.error_line())
     await publisher.ask("POST", "/send", body=b"hello")
     assert await next_data(client) == "hello"
     for silent in crowd:
         silent.close()
     async with asyncio.timeout(PATIENCE):
-        while (await knock(late := await open_raw(serving))) != "stream":
+        while (await connect_and_subscribe(late := await open_raw(serving))) != "stream":
             await asyncio.sleep(0.01)
     assert re.fullmatch(OPENING, await late.chunk())
     await publisher.ask("POST", "/send", body=b"again")
@@ -878,7 +884,7 @@ async def test_connections_that_say_nothing_do_not_make_it_fail(
     assert re.fullmatch(rb"(" + LINE + FULL + rb")*", ended.err)
 
 
-async def test_max_connections_is_said_and_kept(programs: Programs, open_raw: Open) -> None:
+async def test_max_connections_is_logged_and_applied(programs: Programs, open_raw: Open) -> None:
     serving = await programs.serve("--max-connections", "2", *QUIET)
     assert serving.room == 2
     for _ in range(2):
@@ -907,15 +913,13 @@ def with_token(token: str) -> str:
 
 
 async def next_message(process: Process) -> str:
-    """Return the message of the next line of a log that has warnings and errors, as JSON."""
+    """Return the message of the next warning or error in a JSON log."""
     return str(json.loads(await process.error_line())["message"])
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_sighup_has_the_file_read_again(
-    programs: Programs, open_raw: Open, file: Path, loop: str
-) -> None:
-    """A new token is good and the old is not; a stream goes on; a flag still beats the file."""
+async def test_sighup_reloads_the_file(programs: Programs, open_raw: Open, file: Path, loop: str) -> None:
+    """The new token is accepted and the old one is not. Streams stay, and a flag still precedes the file."""
     file.write_text(f'token = "{FIRST}"\nlog_level = "warning"\nretry = 1000\n')
     serving = await programs.serve("--config", str(file), "--event-loop", loop, "--retry", "5")
     reading, asking = await open_raw(serving), await open_raw(serving)
@@ -923,7 +927,7 @@ async def test_sighup_has_the_file_read_again(
     assert b"retry: 1000" not in await reading.chunk()
     file.write_text(f'token = "{SECOND}"\nlog_level = "info"\nretry = 2000\nheartbeat = 9.0\n')
     serving.process.send_signal(signal.SIGHUP)
-    # The level was another when this was said.
+    # This line has the earlier level.
     assert await next_message(serving.process) == "reload: changed: token, log_level"
     assert await next_message(serving.process) == "reload: unchanged until a restart: heartbeat"
     assert (await asking.ask("POST", "/send", body=b"x", headers=with_token(FIRST)))[0] == 401
@@ -964,7 +968,7 @@ UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}\n'
 async def test_sighup_with_a_bad_file_changes_nothing(
     programs: Programs, open_raw: Open, file: Path, loop: str, content: str | bytes | None, reason: str
 ) -> None:
-    """One line says what is wrong, where, and which value; streams stay, and a good file is taken again."""
+    """One line has the error, the place and the value. Streams stay, and a good file is loaded afterwards."""
     good = f'token = "{FIRST}"\nlog_level = "warning"\n'
     file.write_text(good)
     serving = await programs.serve("--config", str(file), "--event-loop", loop)
@@ -990,10 +994,10 @@ async def test_sighup_with_a_bad_file_changes_nothing(
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_a_file_that_cannot_be_read_to_its_end_does_not_put_off_the_exit(
+async def test_a_file_that_cannot_be_read_does_not_delay_the_exit(
     programs: Programs, tmp_path: Path, loop: str
 ) -> None:
-    """A disk that has gone away may keep a reload for ever."""
+    """A disk that does not respond may block a reload for ever."""
     file = tmp_path / "token"
     file.write_text(FIRST)
     serving = await programs.serve("--token-file", str(file), "--event-loop", loop, *QUIET)
@@ -1016,8 +1020,8 @@ async def opened_for_writing(pipe: Path) -> int:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_supervisor_is_told_of_a_reload_and_its_end(programs: Programs, tmp_path: Path) -> None:
-    """Whether it has changed something or not, with the time of its beginning (systemd's notify-reload)."""
+async def test_systemd_is_notified_of_a_reload_and_its_end(programs: Programs, tmp_path: Path) -> None:
+    """It is so for a failed one too, with the time of its start (Type=notify-reload)."""
     path, file = tmp_path / "notify", tmp_path / "c.toml"
     file.write_text("queue_size = 5\n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:

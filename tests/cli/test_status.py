@@ -10,8 +10,8 @@ from tests.support.process import Ended, Programs
 programs = pytest.fixture(process.programs)
 
 
-async def test_status_is_a_line_for_each_thing(server: Server, programs: Programs) -> None:
-    """Names have spaces, and what was never counted is none."""
+async def test_status_is_one_line_per_counter(server: Server, programs: Programs) -> None:
+    """Names have spaces. Counters at zero for all reasons are one line."""
     async with server.broadcaster.subscribe():
         await server.broadcaster.broadcast("hello")
         assert await programs.run("status", "--url", server.url) == Ended(
@@ -21,8 +21,8 @@ async def test_status_is_a_line_for_each_thing(server: Server, programs: Program
         )
 
 
-async def test_status_as_json_is_the_server_s_answer(server: Server, programs: Programs) -> None:
-    """One line, for jq."""
+async def test_status_as_json_is_the_servers_response(server: Server, programs: Programs) -> None:
+    """It is one line, for jq."""
     async with server.broadcaster.subscribe():
         pass
     assert await programs.run("status", "--json", "--url", server.url) == Ended(
@@ -35,7 +35,7 @@ async def test_status_as_json_is_the_server_s_answer(server: Server, programs: P
 @pytest.mark.parametrize(
     ("value", "shown"), [({"left": 2, "slow": 1}, "2 left, 1 slow"), ({}, "none"), (3, "3"), ("x", "x")]
 )
-def test_counts_are_words(value: object, shown: str) -> None:
+def test_counts_are_shown_in_words(value: object, shown: str) -> None:
     assert _shown(value) == shown
 
 
@@ -47,7 +47,7 @@ def test_counts_are_words(value: object, shown: str) -> None:
         (["--watch", "--interval", "x"], b"'x' is not a valid float"),
     ],
 )
-async def test_an_interval_is_of_the_watch_alone(programs: Programs, options: list[str], told: bytes) -> None:
+async def test_an_interval_needs_watch(programs: Programs, options: list[str], told: bytes) -> None:
     ended = await programs.run("status", *options)
     assert ended.code == 2
     assert told in ended.err

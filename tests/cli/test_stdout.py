@@ -1,4 +1,4 @@
-"""What cannot be printed: one line on standard error and an exit code of its own, whatever the command."""
+"""Failing standard output: one line on standard error and an exit code, for every command."""
 
 import io
 import os
@@ -57,7 +57,7 @@ async def redirected(
 
 @pytest.mark.parametrize(("redirection", "why"), EACH)
 @pytest.mark.parametrize("use", ALONE, ids=" ".join)
-async def test_what_cannot_be_printed_is_6(
+async def test_failing_output_is_6(
     programs: Programs, use: tuple[str, ...], redirection: str, why: bytes
 ) -> None:
     assert await (await redirected(programs, redirection, *use)).ended() == Ended(6, err=TOLD % why)
@@ -65,11 +65,11 @@ async def test_what_cannot_be_printed_is_6(
 
 @pytest.mark.parametrize(("redirection", "why"), EACH)
 @pytest.mark.parametrize("use", ASKED, ids=" ".join)
-async def test_an_answer_that_cannot_be_printed_is_6(
+async def test_a_response_that_cannot_be_printed_is_6(
     server: Server, programs: Programs, use: tuple[str, ...], redirection: str, why: bytes
 ) -> None:
-    """And not the code of a server that refused: it has done what it was asked for."""
-    await server.broadcaster.broadcast("x" * 20_000)  # more than any buffer would keep
+    """It is not the exit code of a refusal: the server has done its part."""
+    await server.broadcaster.broadcast("x" * 20_000)  # more than any buffer takes
     command = await redirected(programs, redirection, *use, "--url", server.url)
     assert await command.ended() == Ended(6, err=TOLD % why)
     assert server.broadcaster.channel("default").events == 1 + (use[0] == "publish")
@@ -86,7 +86,7 @@ async def test_a_token_that_cannot_be_printed_is_6(programs: Programs, redirecti
     assert await check.ended() == Ended(6, err=TOLD % why)
 
 
-async def test_an_event_that_cannot_be_printed_is_not_recorded(
+async def test_an_event_that_cannot_be_printed_does_not_move_the_cursor(
     serve: Serve, programs: Programs, tmp_path: Path
 ) -> None:
     server, state = await serve(), tmp_path / "state"
@@ -97,7 +97,7 @@ async def test_an_event_that_cannot_be_printed_is_not_recorded(
 
 
 async def test_a_command_that_prints_nothing_needs_no_output(server: Server, programs: Programs) -> None:
-    """`subscribe --exec` among them."""
+    """`subscribe --exec` is one."""
     await server.broadcaster.broadcast("x")
     use = ("subscribe", "--since", "earliest", "--count", "1", "--exec", "true", "--url", server.url)
     for arguments in (use, ("health", "--url", server.url)):
@@ -105,10 +105,8 @@ async def test_a_command_that_prints_nothing_needs_no_output(server: Server, pro
 
 
 @pytest.mark.parametrize("use", [("serve", "--show-config"), ("--help",)], ids=" ".join)
-async def test_a_pipe_whose_reader_is_gone_is_no_fault_to_tell(
-    programs: Programs, use: tuple[str, ...]
-) -> None:
-    """Nothing is said, as of any program in a pipeline."""
+async def test_a_closed_pipe_is_no_error(programs: Programs, use: tuple[str, ...]) -> None:
+    """Nothing is printed, as by other programs in a pipeline."""
     reading, writing = os.pipe()
     os.close(reading)
     command = await programs.start(
@@ -120,24 +118,24 @@ async def test_a_pipe_whose_reader_is_gone_is_no_fault_to_tell(
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("redirection", [">&- 2>&-", "<&- >&- 2>&-", "<&-"])
-async def test_a_fault_keeps_its_code_where_streams_are_closed(
+async def test_closed_standard_streams_keep_the_exit_code(
     programs: Programs, redirection: str, loop: str
 ) -> None:
-    """No socket gets the number of a standard stream, which libuv would abort at."""
+    """No socket gets the descriptor of a standard stream: libuv would abort."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         command = await redirected(programs, redirection, "serve", "--event-loop", loop, "--port", port)
         assert (await command.ended()).code == 3
 
 
-async def test_a_server_whose_output_is_closed_says_so_in_its_log(programs: Programs) -> None:
+async def test_a_server_with_closed_output_logs_it(programs: Programs) -> None:
     flags = ("--port", "0", "--log-format", "text")
     command = await redirected(programs, ">&-", "serve", *flags)
     said = b" WARNING sse_broadcast.process: standard output: cannot be written: %b\n"
     assert (await command.error_line()).endswith(said % CLOSED)
 
 
-# Output itself.
+# The unit, without a command.
 
 
 @pytest.fixture
@@ -145,7 +143,7 @@ def full() -> Iterator[TextIO]:
     raw = io.FileIO("/dev/full", "w")
     stream = io.TextIOWrapper(io.BufferedWriter(raw), write_through=True)
     yield stream
-    raw.close()  # or it would be tried again
+    raw.close()  # otherwise it would be retried
 
 
 def write(output: CheckedStdout, data: str | bytes) -> None:
@@ -154,7 +152,7 @@ def write(output: CheckedStdout, data: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
-def test_what_cannot_be_written_is_told_as_such(full: TextIO, size: int) -> None:
+def test_a_write_error_is_an_output_error(full: TextIO, size: int) -> None:
     output = CheckedStdout(full)
     for stream, data in ((output, "x" * size), (output.buffer, b"x" * size)):
         with pytest.raises(OutputError) as caught:
@@ -163,7 +161,7 @@ def test_what_cannot_be_written_is_told_as_such(full: TextIO, size: int) -> None
         assert caught.value.strerror == "no space left on device"
 
 
-def test_all_else_is_as_with_the_stream() -> None:
+def test_other_methods_are_those_of_the_stream() -> None:
     kept = io.BytesIO()
     output = CheckedStdout(io.TextIOWrapper(kept, encoding="utf-8"))
     assert (output.write("é"), output.encoding) == (1, "utf-8")
@@ -174,12 +172,12 @@ def test_all_else_is_as_with_the_stream() -> None:
         output.write(b"x")
 
 
-def test_another_s_fault_is_not_told_as_one_of_the_output(capsys: pytest.CaptureFixture[str]) -> None:
-    """An error of the system that nobody has expected shows where it came from."""
+def test_an_unrelated_os_error_is_no_output_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """It keeps its traceback."""
 
     @click.group(cls=Commands)
     def main() -> None:
-        """Do something."""
+        """Run as a command."""
 
     @main.command()
     def broken() -> None:

@@ -1,4 +1,4 @@
-"""A log that cannot be written: the server serves on, and says what was lost as soon as it can."""
+"""A log that cannot be written: the server keeps running, and reports lost lines when it can."""
 
 import asyncio
 import fcntl
@@ -24,7 +24,7 @@ CHANNELS = ",".join(f"{number:03}".ljust(128, "x") for number in range(60))
 
 
 async def serve(programs: Programs, redirection: str, *arguments: str) -> Serving:
-    """Start a server that logs everything, as JSON, to where the shell is told."""
+    """Start a server that logs everything as JSON to where the shell redirects it."""
     flags = ("--port", "0", "--log-level", "debug", *arguments)
     command = ("sh", "-c", f'exec "$@" {redirection}', "sh", str(SCRIPT), "serve", *flags)
     return await announced(await programs.start(*command))
@@ -42,8 +42,8 @@ async def lost(client: RawClient) -> int:
     return int(float(count))
 
 
-async def see_it_lose(serving: Serving) -> None:
-    """Wait until lines of the log were lost: they are gathered for a moment before they are written."""
+async def wait_until_lines_are_lost(serving: Serving) -> None:
+    """Wait until log lines were lost: they are batched before they are written."""
     client = await RawClient.open(serving.port)
     try:
         async with asyncio.timeout(PATIENCE):
@@ -53,8 +53,8 @@ async def see_it_lose(serving: Serving) -> None:
         client.close()
 
 
-async def see_it_serve(serving: Serving) -> int:
-    """See that what is published is delivered, and give how many lines of the log were lost by then."""
+async def assert_serving(serving: Serving) -> int:
+    """Assert that events are delivered, and return the number of log lines lost by then."""
     reader, publisher = await RawClient.open(serving.port), await RawClient.open(serving.port)
     try:
         await reader.subscribe()
@@ -66,8 +66,8 @@ async def see_it_serve(serving: Serving) -> int:
         publisher.close()
 
 
-async def see_it_stop(serving: Serving, *signals: signal.Signals) -> int:
-    """Return the exit code; nothing but the log has been on standard error."""
+async def assert_stops(serving: Serving, *signals: signal.Signals) -> int:
+    """Stop the server, and return its exit code. Standard error must have had the log only."""
     for number in signals:
         serving.process.send_signal(number)
     ended = await serving.process.ended()
@@ -76,23 +76,25 @@ async def see_it_stop(serving: Serving, *signals: signal.Signals) -> int:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-async def test_a_full_disk_stops_nothing(programs: Programs, loop: str) -> None:
-    """Lines are lost and counted; the exit code is that of a good end."""
+async def test_a_full_disk_does_not_stop_the_server(programs: Programs, loop: str) -> None:
+    """Lost lines are counted. The exit code is 0."""
     serving = await serve(programs, "2>/dev/full", "--event-loop", loop)
-    await see_it_serve(serving)
-    await see_it_lose(serving)
-    assert await see_it_stop(serving, signal.SIGTERM) == 0
+    await assert_serving(serving)
+    await wait_until_lines_are_lost(serving)
+    assert await assert_stops(serving, signal.SIGTERM) == 0
 
 
-async def test_a_closed_standard_error_stops_nothing(programs: Programs) -> None:
-    """Nor is the log written to what has its number then."""
+async def test_a_closed_standard_error_does_not_stop_the_server(programs: Programs) -> None:
+    """The log is not written to another file with its descriptor."""
     serving = await serve(programs, "2>&-")
-    assert await see_it_serve(serving) == 0
-    assert await see_it_stop(serving, signal.SIGTERM) == 0
+    assert await assert_serving(serving) == 0
+    assert await assert_stops(serving, signal.SIGTERM) == 0
 
 
-async def test_a_full_disk_for_standard_output_stops_nothing(programs: Programs, tmp_path: Path) -> None:
-    """What cannot be announced is warned about, where a log can still be written."""
+async def test_a_full_disk_for_standard_output_does_not_stop_the_server(
+    programs: Programs, tmp_path: Path
+) -> None:
+    """The log warns that the banner could not be printed."""
     log = tmp_path / "log"
     command = f'exec "$@" >/dev/full 2>{log}'
     started = await programs.start("sh", "-c", command, "sh", str(SCRIPT), "serve", "--port", "0")
@@ -106,7 +108,7 @@ async def test_a_full_disk_for_standard_output_stops_nothing(programs: Programs,
 
 
 async def read_until(log: Path, begin: str) -> list[dict[str, str]]:
-    """Return the lines of a log, up to one with a message that begins so."""
+    """Return the lines of a log up to one whose message begins with this text."""
     lines: list[dict[str, str]] = []
     async with asyncio.timeout(PATIENCE):
         while not (lines and lines[-1]["message"].startswith(begin)):
@@ -116,8 +118,8 @@ async def read_until(log: Path, begin: str) -> list[dict[str, str]]:
     return lines
 
 
-class Reader:
-    """The reader of a named pipe, which reads when it is told to, and may leave."""
+class PipeReader:
+    """The reading end of a named pipe: a test says when to read and when to close."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -126,7 +128,7 @@ class Reader:
         fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, 4096)
 
     async def up_to(self, found: Callable[[bytes], object]) -> bytes:
-        """Read until something is found in what was read."""
+        """Read until the data contains this text."""
         data = b""
         async with asyncio.timeout(PATIENCE):
             while not found(data):
@@ -143,14 +145,14 @@ class Reader:
 
 
 @pytest.fixture
-def pipe(tmp_path: Path) -> Iterator[Reader]:
-    reader = Reader(tmp_path / "pipe")
+def pipe(tmp_path: Path) -> Iterator[PipeReader]:
+    reader = PipeReader(tmp_path / "pipe")
     yield reader
     reader.leave()
 
 
 async def overfill(serving: Serving) -> int:
-    """Have more logged than a pipe and the server have room for, and give how many lines were lost."""
+    """Log more than a pipe and the server can hold, and return the number of lost lines."""
     client = await RawClient.open(serving.port)
     try:
         while not (count := await lost(client)):
@@ -161,18 +163,18 @@ async def overfill(serving: Serving) -> int:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-async def test_a_pipe_that_nobody_reads_stops_nothing(programs: Programs, pipe: Reader, loop: str) -> None:
-    """What waits for a reader is bounded; it does not keep the server from its end either."""
+async def test_an_unread_pipe_does_not_stop_the_server(
+    programs: Programs, pipe: PipeReader, loop: str
+) -> None:
+    """The waiting lines are limited, and do not delay the exit."""
     serving = await serve(programs, f"2>{pipe.path}", "--event-loop", loop)
     await overfill(serving)
-    await see_it_serve(serving)
-    await see_it_lose(serving)
-    assert await see_it_stop(serving, signal.SIGTERM) == 0
+    await assert_serving(serving)
+    await wait_until_lines_are_lost(serving)
+    assert await assert_stops(serving, signal.SIGTERM) == 0
 
 
-async def test_a_pipe_that_nobody_reads_does_not_keep_a_second_signal(
-    programs: Programs, pipe: Reader
-) -> None:
+async def test_an_unread_pipe_does_not_delay_a_second_signal(programs: Programs, pipe: PipeReader) -> None:
     serving = await serve(programs, f"2>{pipe.path}", "--drain-delay", "3600")
     await overfill(serving)
     probe = await RawClient.open(serving.port)
@@ -180,13 +182,13 @@ async def test_a_pipe_that_nobody_reads_does_not_keep_a_second_signal(
     while (await probe.ask("GET", "/readyz"))[0] == 200:
         pass
     probe.close()
-    assert await see_it_stop(serving, signal.SIGTERM) == 5
+    assert await assert_stops(serving, signal.SIGTERM) == 5
 
 
-async def test_a_pipe_that_is_read_again_has_what_waited_and_what_was_lost(
-    programs: Programs, pipe: Reader
+async def test_a_pipe_read_again_gets_the_waiting_lines_and_the_number_of_lost(
+    programs: Programs, pipe: PipeReader
 ) -> None:
-    """Each line whole, in its order, and then how many are missing; from then on all is as before."""
+    """The lines are complete and in order. Logging then works as before."""
     serving = await serve(programs, f"2>{pipe.path}")
     count = await overfill(serving)
     read = await pipe.up_to(lambda data: b" lines were lost: " in data and data.endswith(b"\n"))
@@ -201,20 +203,22 @@ async def test_a_pipe_that_is_read_again_has_what_waited_and_what_was_lost(
     await publish(client, 1)
     await pipe.up_to(lambda data: b'"message":"published ' in data)
     client.close()
-    assert await see_it_stop(serving, signal.SIGTERM) == 0
+    assert await assert_stops(serving, signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-async def test_a_pipe_whose_reader_is_gone_stops_nothing(programs: Programs, pipe: Reader, loop: str) -> None:
+async def test_a_closed_pipe_does_not_stop_the_server(
+    programs: Programs, pipe: PipeReader, loop: str
+) -> None:
     serving = await serve(programs, f"2>{pipe.path}", "--event-loop", loop)
     pipe.leave()
-    await see_it_serve(serving)
-    await see_it_lose(serving)
-    assert await see_it_stop(serving, signal.SIGTERM) == 0
+    await assert_serving(serving)
+    await wait_until_lines_are_lost(serving)
+    assert await assert_stops(serving, signal.SIGTERM) == 0
 
 
-async def test_a_fault_that_cannot_be_told_keeps_its_code(programs: Programs) -> None:
-    """Which is all that is left to tell it by."""
+async def test_an_error_that_cannot_be_printed_keeps_its_exit_code(programs: Programs) -> None:
+    """It is the only sign of the error left."""
     command = ("sh", "-c", 'exec "$@" 2>/dev/full', "sh", str(SCRIPT), "serve")
     for arguments, code in ((("--port", "x"), 2), (("--certificate", "/none", "--port", "0"), 4)):
         assert (await (await programs.start(*command, *arguments)).ended()).code == code

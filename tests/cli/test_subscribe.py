@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
 
 
 async def subscribe(programs: Programs, server: Server, *arguments: str) -> Process:
-    """Start the command, and wait until the server has it among its readers."""
+    """Start the command, and wait until the server has its subscriber."""
     before = server.broadcaster.client_count
     started = await programs.cli("subscribe", "--url", server.url, *arguments)
     await until(lambda: server.broadcaster.client_count > before)
@@ -54,7 +54,7 @@ async def shell(programs: Programs, server: Server, script: str) -> Process:
 
 
 async def reach(programs: Programs, url: str, message: str) -> None:
-    """Publish until there is a reader whom it reaches."""
+    """Publish until an event reaches a subscriber."""
     async with asyncio.timeout(PATIENCE):
         while (await programs.run("publish", message, "--url", url)).out != b"sent to 1 client\n":
             pass
@@ -70,8 +70,8 @@ async def test_text_is_the_data(server: Server, programs: Programs) -> None:
     assert await subscribing.ended() == Ended(0, f"{ODD}\n".encode())
 
 
-async def test_json_is_an_object_a_line(server: Server, programs: Programs) -> None:
-    """With all that an event says, data that is JSON as such, and the server's own events among them."""
+async def test_json_is_one_object_per_line(server: Server, programs: Programs) -> None:
+    """It has all fields of an event, JSON data as JSON, and system events too."""
     subscribing = await subscribe(programs, server, "--format", "json")
     for event in (Event(ODD, "greeting"), Event('{\n "EUR": 1.080}', id="r1", json=True), Event('{"a": 1}')):
         await server.broadcaster.publish(event)
@@ -92,8 +92,8 @@ async def test_json_is_an_object_a_line(server: Server, programs: Programs) -> N
     assert told == b'{"channel":null,"id":"%b-3","event":"$close","data":{"reason":"drain"}}\n' % id
 
 
-async def test_raw_is_the_stream_s_own_bytes(serve: Serve, programs: Programs) -> None:
-    """The opening too; what curl -N would show."""
+async def test_raw_is_the_bytes_of_the_stream(serve: Serve, programs: Programs) -> None:
+    """It begins with the first frames, as with curl -N."""
     server = await serve(retry=1000)
     subscribing = await subscribe(programs, server, "--format", "raw", "--count", "1")
     await server.broadcaster.broadcast("one\ntwo", event="greeting")
@@ -112,7 +112,7 @@ SHOWN = "a\\u001b[2J\\u001b]0;x\\u0007\\u009b31m\\u007f\\u000d\\u0008\\u202eb\tc
 
 
 @pytest.mark.parametrize("form", ["text", "json", "raw"])
-async def test_a_terminal_is_shown_escapes_and_not_sent_them(
+async def test_control_characters_are_escaped_on_a_terminal(
     server: Server, terminal: Start, form: str
 ) -> None:
     shown = await terminal("subscribe", "--url", server.url, "--format", form, "--count", "1")
@@ -121,7 +121,7 @@ async def test_a_terminal_is_shown_escapes_and_not_sent_them(
     assert await shown.ended() == 0
     text = shown.raw.decode().replace("\r\n", "\n")
     assert not {each for each in text if not each.isprintable()} - {"\t", "\n"}
-    # In a stream of text CR is a line end, which arrives as LF.
+    # In an event stream CR ends a line, and arrives as LF.
     expected = {
         "text": SHOWN.replace("\\u000d", "\n"),
         "raw": SHOWN.replace("\\u000d", "\n").replace("\n", "\ndata: "),
@@ -135,14 +135,14 @@ async def test_a_terminal_is_shown_escapes_and_not_sent_them(
         assert "\\u001b]52;c;x\\u0007" in text
 
 
-async def test_a_pipe_gets_control_characters_as_they_are(server: Server, programs: Programs) -> None:
+async def test_a_pipe_gets_control_characters_unchanged(server: Server, programs: Programs) -> None:
     """Another program may want them."""
     subscribing = await subscribe(programs, server, "--count", "1")
     await server.broadcaster.broadcast(EVIL)
     assert await subscribing.ended() == Ended(0, f"{EVIL}\n".replace("\r", "\n").encode())
 
 
-async def test_it_ends_after_so_many_events(server: Server, programs: Programs) -> None:
+async def test_the_command_ends_after_the_given_count(server: Server, programs: Programs) -> None:
     as_text = await subscribe(programs, server, "--count", "3")
     as_json = await subscribe(programs, server, "--count", "3", "--format", "json")
     for number in range(10):
@@ -155,14 +155,14 @@ async def test_it_ends_after_so_many_events(server: Server, programs: Programs) 
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "x"])
-async def test_a_count_is_a_number_from_1(programs: Programs, count: str) -> None:
+async def test_a_count_is_1_or_more(programs: Programs, count: str) -> None:
     ended = await programs.run("subscribe", "--count", count)
     assert (ended.code, ended.out) == (2, b"")
     assert b"\nError: Invalid value for '--count': " in ended.err
 
 
 async def test_a_command_runs_for_each_event(server: Server, programs: Programs, tmp_path: Path) -> None:
-    """One at a time, with the data on its standard input and the fields in its environment."""
+    """One runs at a time. It has the data on standard input and the fields in its environment."""
     file = tmp_path / "seen"
     fields = '"$SSE_CHANNEL" "$SSE_EVENT" "$SSE_DATA" "$SSE_ID"'
     command = f'{{ printf "%s|%s|%s|%s|" {fields}; cat; echo; }} >> {file}; echo ran'
@@ -184,8 +184,10 @@ async def test_commands_run_in_order(server: Server, programs: Programs) -> None
     assert await subscribing.ended() == Ended(0, b"0.\n1.\n2.\n3.\n4.\n")
 
 
-async def test_a_command_that_fails_is_told_and_the_next_runs(server: Server, programs: Programs) -> None:
-    """One that reads nothing is no failure, however much there is to read."""
+async def test_a_failing_command_is_reported_and_the_next_one_runs(
+    server: Server, programs: Programs
+) -> None:
+    """A command that does not read its input has not failed."""
     subscribing = await subscribe(programs, server, "--exec", 'exit "$SSE_EVENT"', "--count", "3")
     await server.broadcaster.broadcast("x", event="7")
     await server.broadcaster.broadcast("x" * 500_000, event="0")
@@ -195,8 +197,8 @@ async def test_a_command_that_fails_is_told_and_the_next_runs(server: Server, pr
     )
 
 
-async def test_what_no_environment_holds_is_left_out(server: Server, programs: Programs) -> None:
-    """Long data comes by standard input alone, as does data with NUL; a long type is not told."""
+async def test_values_that_no_environment_can_hold_are_left_out(server: Server, programs: Programs) -> None:
+    """Long data, and data with NUL, is on standard input only. A long type is left out."""
     command = 'echo "${SSE_EVENT-none} ${SSE_DATA-none} $(tr "\\0" 0 | wc -c)"'
     subscribing = await subscribe(programs, server, "--exec", command, "--count", "3")
     await server.broadcaster.broadcast("x" * 300_000, event="long")
@@ -205,17 +207,17 @@ async def test_what_no_environment_holds_is_left_out(server: Server, programs: P
     assert await subscribing.ended() == Ended(0, b"long none 300000\nnul none 3\nnone data 4\n")
 
 
-async def test_the_command_s_environment_is_not_an_earlier_event_s(
+async def test_the_environment_has_nothing_of_an_earlier_event(
     server: Server, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left out is not there, though the command line itself was started by such a command."""
+    """Variables left out are unset, also if `subscribe` itself was run by such a command."""
     monkeypatch.setenv("SSE_DATA", "of another")
     subscribing = await subscribe(programs, server, "--exec", 'echo "${SSE_DATA-none}"', "--count", "1")
     await server.broadcaster.broadcast("x" * 300_000)
     assert await subscribing.ended() == Ended(0, b"none\n")
 
 
-async def test_the_command_is_given_no_secret(serve: Serve, programs: Programs) -> None:
+async def test_the_command_gets_no_secret(serve: Serve, programs: Programs) -> None:
     server = await serve(token=TOKEN)
     jwks = "https://id.example.com/jwks?key=s3cret"
     said = {"TOKEN": TOKEN, "TOKEN_SECRET": "s3cret" * 6, "JWT_JWKS": jwks, "QUEUE_SIZE": "5"}
@@ -234,7 +236,7 @@ async def test_the_command_is_given_no_secret(serve: Serve, programs: Programs) 
     assert b"s3cret" not in ended.out
 
 
-async def test_the_command_is_given_no_password_of_the_url(server: Server, programs: Programs) -> None:
+async def test_the_command_gets_no_password_of_the_url(server: Server, programs: Programs) -> None:
     env = {"SSE_BROADCAST_URL": server.url.replace("://", "://ann:s3cret@")}
     command = 'echo "$SSE_BROADCAST_URL"'
     subscribing = await programs.cli("subscribe", "--exec", command, "--count", "1", env=env)
@@ -243,22 +245,24 @@ async def test_the_command_is_given_no_password_of_the_url(server: Server, progr
     assert await subscribing.ended() == Ended(0, f"{server.url}\n".encode())
 
 
-async def test_it_ends_when_the_reader_of_its_output_has_left(server: Server, programs: Programs) -> None:
-    """`| head -1` ends with the first event, without a word and without waiting for a second one."""
+async def test_the_command_ends_when_its_output_is_closed(server: Server, programs: Programs) -> None:
+    """`| head -1` ends it after one event, silently and without a second event."""
     piped = await shell(programs, server, '{ "$0" subscribe --url "$1"; echo "exit $?" >&2; } | head -1')
     await server.broadcaster.broadcast("one")
     assert await piped.ended() == Ended(0, b"one\n", b"exit 0\n")
     await until(lambda: not server.broadcaster.client_count)
 
 
-async def test_it_ends_when_nobody_ever_reads_its_output(server: Server, programs: Programs) -> None:
+async def test_the_command_ends_if_its_output_is_closed_from_the_start(
+    server: Server, programs: Programs
+) -> None:
     script = '{ "$0" subscribe --url "$1"; echo "exit $?" >&2; } | true'
     piped = await programs.start("sh", "-c", script, str(SCRIPT), server.url)
     assert await piped.ended() == Ended(0, err=b"exit 0\n")
 
 
 async def test_its_output_may_be_a_file(server: Server, programs: Programs, tmp_path: Path) -> None:
-    """A file, which no event loop can watch, is written as a pipe is."""
+    """Event loops cannot watch a regular file, so it is written like a pipe."""
     file = tmp_path / "out"
     started = await shell(programs, server, f'"$0" subscribe --url "$1" --count 1 > {file}')
     await server.broadcaster.broadcast("one")
@@ -275,8 +279,8 @@ async def test_ctrl_c_is_130(server: Server, programs: Programs) -> None:
     await until(lambda: not server.broadcaster.client_count)
 
 
-async def test_ctrl_c_while_it_waits_to_reconnect_is_130(serve: Serve, programs: Programs) -> None:
-    """A server that is away does not keep the command."""
+async def test_ctrl_c_while_waiting_to_reconnect_is_130(serve: Serve, programs: Programs) -> None:
+    """The server is unreachable."""
     server = await serve(retry=60_000)
     subscribing = await subscribe(programs, server)
     await server.stop()
@@ -286,13 +290,13 @@ async def test_ctrl_c_while_it_waits_to_reconnect_is_130(serve: Serve, programs:
 
 
 def but_for_outages(err: bytes) -> bytes:
-    """Return what was told but for attempts that came while there was no server."""
+    """Return the lines on standard error without those of attempts while there was no server."""
     lines = err.splitlines(keepends=True)
     return b"".join(line for line in lines if not line.endswith(b"; trying again\n"))
 
 
-async def test_it_goes_on_after_a_restart(programs: Programs) -> None:
-    """It says on standard error that the server left and forgot, and goes on with what is new."""
+async def test_subscribe_continues_after_a_restart(programs: Programs) -> None:
+    """Standard error has the end of the stream and the lost history. New events follow."""
     first = await programs.serve("--retry", "1", "--log-level", "warning")
     subscribing = await programs.cli("subscribe", "--url", first.url, "--count", "2")
     await reach(programs, first.url, "one")
@@ -303,14 +307,14 @@ async def test_it_goes_on_after_a_restart(programs: Programs) -> None:
     second = await programs.serve("--port", str(first.port), "--log-level", "warning")
     assert second.url == first.url
     await reach(programs, second.url, "two")
-    # Those that were published before it was back are of a history it has nothing of.
+    # Events published before it reconnected are in a history of which it has nothing.
     reset = '{"reason": "epoch", "channels": ["default"], "missed": null}'
     told = f'sse-broadcast: $close {{"reason": "drain"}}\nsse-broadcast: $reset {reset}\n'
     ended = await subscribing.ended()
     assert (ended.code, ended.out, but_for_outages(ended.err)) == (0, b"two\n", told.encode())
 
 
-async def test_it_goes_on_after_a_crash(programs: Programs) -> None:
+async def test_subscribe_continues_after_a_crash(programs: Programs) -> None:
     first = await programs.serve("--retry", "1")
     subscribing = await programs.cli("subscribe", "--url", first.url, "--format", "raw", "--count", "1")
     assert await subscribing.line() == b": \n"
@@ -334,8 +338,8 @@ async def test_it_goes_on_after_a_crash(programs: Programs) -> None:
     assert epochs[1] != epochs[4] == epochs[2].partition(b"-")[0]
 
 
-async def test_no_stream_at_that_path_is_one_line(server: Server, programs: Programs) -> None:
-    """A 404 is told and not tried again."""
+async def test_a_path_without_a_stream_is_one_line(server: Server, programs: Programs) -> None:
+    """A 404 is reported and not retried."""
     assert await programs.run("subscribe", "--url", f"{server.url}/nope") == Ended(
         1,
         err=f"sse-broadcast: {server.url}/nope/events: 404 Not Found: nothing is at /nope/events;"
@@ -351,7 +355,7 @@ HEARTBEAT = b"event: $heartbeat\ndata: {}\nid: k3f9-1055\n\n"
 TOLD = b'sse-broadcast: $close {"reason": "finished"}\n'
 
 
-async def test_a_proxy_s_own_status_does_not_end_it(speak: Speak, programs: Programs) -> None:
+async def test_an_error_status_of_a_proxy_does_not_end_it(speak: Speak, programs: Programs) -> None:
     down = plain("521 Down", "text/plain", "")
     script = await speak(
         OPENED + chunk(RETRY + b"data: one\nid: a\n\n") + END,
@@ -367,8 +371,8 @@ async def test_a_proxy_s_own_status_does_not_end_it(speak: Speak, programs: Prog
     assert script.resumed_from() == [None, "a", "a", "b", "b"]
 
 
-def test_an_outage_is_told_once_for_each_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of an answer its status counts, since a proxy may write something else under it each time."""
+def test_an_outage_is_reported_once_per_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    """For a response the reason is its status: a proxy may send another text each time."""
     outage = Outage()
     reasons = [
         ClientError("cannot reach it: refused"),
@@ -385,8 +389,8 @@ def test_an_outage_is_told_once_for_each_reason(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "".join(f"sse-broadcast: {each}; trying again\n" for each in told)
 
 
-async def test_a_proxy_without_its_server_is_waited_for_and_told(speak: Speak, programs: Programs) -> None:
-    """From the first answer on; Ctrl-C is for those who see that the address is wrong."""
+async def test_a_proxy_without_its_server_is_reported_and_retried(speak: Speak, programs: Programs) -> None:
+    """It is so from the first response on. A user who sees a wrong URL presses Ctrl-C."""
     script = await speak(plain("502 Bad Gateway", "text/plain", ""), Held(OPENED))
     subscribing = await programs.cli("subscribe", "--url", script.url)
     told = f"sse-broadcast: {script.url}/events: 502 Bad Gateway; trying again\n"
@@ -398,20 +402,20 @@ async def test_a_proxy_without_its_server_is_waited_for_and_told(speak: Speak, p
 @pytest.mark.parametrize(
     ("url", "reason"), [("http://127.0.0.1:1", "refused"), ("http://nowhere.invalid", "no such host")]
 )
-async def test_a_server_that_was_never_there_is_not_waited_for(
+async def test_a_server_that_never_responded_is_not_retried(
     programs: Programs, url: str, reason: str
 ) -> None:
-    """Most often the address is wrong, which is told at once."""
+    """Its URL is probably wrong."""
     assert await programs.run("subscribe", "--url", url) == Ended(
         1, err=f"sse-broadcast: cannot reach {url}: {reason}\n".encode()
     )
 
 
 @pytest.mark.parametrize("arguments", [("--count", "9"), ("--format", "json")])
-async def test_what_has_finished_ends_it_with_success(
+async def test_a_204_ends_it_with_success(
     speak: Speak, programs: Programs, arguments: tuple[str, ...]
 ) -> None:
-    """Once the server has answered 204, whatever was yet to be counted."""
+    """This holds whatever --count has left."""
     script = await speak(OPENED + chunk(CLOSED) + END, NO_CONTENT)
     ended = await programs.run("subscribe", "--url", script.url, *arguments)
     as_json = b'{"channel":null,"id":"k3f9-1041","event":"$close","data":{"reason":"finished"}}\n'
@@ -419,13 +423,12 @@ async def test_what_has_finished_ends_it_with_success(
     assert script.resumed_from() == [None, "k3f9-1041"]
 
 
-async def test_there_may_be_nothing_from_the_beginning(speak: Speak, programs: Programs) -> None:
-    """A 204 at once is a success without a word."""
+async def test_a_204_at_once_is_a_silent_success(speak: Speak, programs: Programs) -> None:
     script = await speak(NO_CONTENT)
     assert await programs.run("subscribe", "--url", script.url) == Ended(0)
 
 
-async def test_a_refusal_by_stream_is_told_and_waited_for(speak: Speak, programs: Programs) -> None:
+async def test_a_refusal_as_a_stream_is_reported_and_retried(speak: Speak, programs: Programs) -> None:
     full = b'event: $close\nretry: 500\ndata: {"reason": "full"}\n\n'
     script = await speak(STREAM + chunk(full) + END, STREAM + chunk(b"data: one\n\n"))
     assert await programs.run("subscribe", "--count", "1", "--url", script.url) == Ended(
@@ -444,10 +447,10 @@ ENVELOPE = b'{"channel":"default","id":"k3f9-1050","event":"message","data":"one
         (("--exec", 'cat; echo " $SSE_EVENT"'), ENVELOPE, b"one message\n"),
     ],
 )
-async def test_bookkeeping_is_not_shown_and_moves_the_cursor(
+async def test_bookkeeping_events_move_the_cursor_and_are_not_shown(
     speak: Speak, programs: Programs, file: Path, how: tuple[str, str], data: bytes, shown: bytes
 ) -> None:
-    """`$open` and `$heartbeat` are no news, and no events that `--count` counts."""
+    """`$open` and `$heartbeat` do not count for `--count` either."""
     script = await speak(Held(OPENED + chunk(b"data: %b\nid: k3f9-1050\n\n" % data + HEARTBEAT)))
     arguments = ("--url", script.url, "--state", str(file), "--count", "2", *how)
     subscribing = await programs.cli("subscribe", *arguments)
@@ -456,8 +459,8 @@ async def test_bookkeeping_is_not_shown_and_moves_the_cursor(
     assert await subscribing.ended() == Ended(130, shown)
 
 
-async def test_an_opening_alone_moves_the_cursor(speak: Speak, programs: Programs, file: Path) -> None:
-    """Killed before the first event, it goes on from where it began."""
+async def test_the_first_frames_alone_move_the_cursor(speak: Speak, programs: Programs, file: Path) -> None:
+    """Killed before the first event, it resumes where it began."""
     script = await speak(Held(OPENED))
     subscribing = await programs.cli("subscribe", "--url", script.url, "--state", str(file))
     await recorded(file, "k3f9-1041")
@@ -465,8 +468,8 @@ async def test_an_opening_alone_moves_the_cursor(speak: Speak, programs: Program
     assert await subscribing.ended() == Ended(130)
 
 
-async def test_raw_shows_bookkeeping_and_nothing_twice(speak: Speak, programs: Programs) -> None:
-    """All bytes, on standard output alone; what is told to people is told on standard error, too."""
+async def test_raw_shows_all_bytes_once(speak: Speak, programs: Programs) -> None:
+    """They are on standard output only. Reports for people are on standard error too."""
     script = await speak(OPENED + chunk(HEARTBEAT + CLOSED) + END, NO_CONTENT)
     opening = scripted.OPENING
     assert await programs.run("subscribe", "--format", "raw", "--url", script.url) == Ended(
@@ -474,11 +477,11 @@ async def test_raw_shows_bookkeeping_and_nothing_twice(speak: Speak, programs: P
     )
 
 
-# Of what.
+# Channels and types.
 
 
-async def test_several_channels_are_told_apart(server: Server, programs: Programs) -> None:
-    """By name and by pattern; an event of two of them is shown once, and one of none never."""
+async def test_events_of_several_channels_have_their_channel(server: Server, programs: Programs) -> None:
+    """Channels are by name and by pattern. An event of two of them is shown once."""
     wanted = ("--channel", "news", "--channel", "orders.*")
     as_json = await subscribe(programs, server, *wanted, "--format", "json", "--count", "3")
     executing = await subscribe(programs, server, *wanted, "--exec", 'echo "$SSE_CHANNEL"', "--count", "3")
@@ -493,7 +496,7 @@ async def test_several_channels_are_told_apart(server: Server, programs: Program
     assert await executing.ended() == Ended(0, b"news\norders.17\norders.18\n")
 
 
-async def test_some_types_may_be_wanted_alone(server: Server, programs: Programs) -> None:
+async def test_types_can_be_selected(server: Server, programs: Programs) -> None:
     subscribing = await subscribe(programs, server, "--event", "a", "--event", "message")
     for event_type in ("a", "b", "message"):
         await server.broadcaster.broadcast(event_type, event=event_type)
@@ -502,8 +505,8 @@ async def test_some_types_may_be_wanted_alone(server: Server, programs: Programs
     assert await subscribing.error_line() == b'sse-broadcast: $close {"reason": "drain"}\n'
 
 
-async def test_it_may_begin_in_the_past(server: Server, programs: Programs) -> None:
-    """With all that is held, with the newest of each channel, with an age, or behind an id."""
+async def test_a_subscription_may_begin_in_the_past(server: Server, programs: Programs) -> None:
+    """It begins with all history, the newest event of each channel, an age or an id."""
     middle = (await server.broadcaster.broadcast("one")).id
     for message in ("two", "three"):
         await server.broadcaster.broadcast(message)
@@ -535,7 +538,7 @@ async def test_it_may_begin_in_the_past(server: Server, programs: Programs) -> N
         (("--channel", "a", "--event", ""), "events/a?event=", "event: must not be empty"),
     ],
 )
-async def test_what_the_server_refuses_is_one_line(
+async def test_a_refusal_of_the_server_is_one_line(
     server: Server, programs: Programs, arguments: tuple[str, ...], path: str, reason: str
 ) -> None:
     assert await programs.run("subscribe", *arguments, "--url", server.url) == Ended(
@@ -543,7 +546,7 @@ async def test_what_the_server_refuses_is_one_line(
     )
 
 
-# What it remembers.
+# The cursor file.
 
 
 async def recorded(file: Path, id: str) -> None:
@@ -551,10 +554,10 @@ async def recorded(file: Path, id: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json", "raw"])
-async def test_a_restart_goes_on_where_it_was(
+async def test_a_restart_continues_at_the_cursor(
     server: Server, programs: Programs, file: Path, form: str
 ) -> None:
-    """What was published while it did not run is shown when it runs again; what was shown is not."""
+    """Events published between two runs are shown in the second, others are not shown twice."""
     arguments = ("--state", str(file), "--format", form)
     subscribing = await subscribe(programs, server, *arguments, "--count", "1")
     receipt = await server.broadcaster.broadcast("one")
@@ -568,10 +571,10 @@ async def test_a_restart_goes_on_where_it_was(
     assert file.read_text() == f"{server.broadcaster.cursor}\n"
 
 
-async def test_where_it_begins_is_remembered_before_anything_came(
+async def test_the_cursor_is_written_before_the_first_event(
     server: Server, programs: Programs, file: Path
 ) -> None:
-    """Of a channel where nothing was ever published; killed then, it loses nothing."""
+    """Nothing was ever published to the channel. Killed then, it loses nothing."""
     arguments = ("--state", str(file), "--channel", "quiet")
     subscribing = await subscribe(programs, server, *arguments)
     await recorded(file, server.broadcaster.cursor)
@@ -582,10 +585,8 @@ async def test_where_it_begins_is_remembered_before_anything_came(
     assert again == Ended(0, b"one\n")
 
 
-async def test_a_count_is_not_overstepped_by_what_is_remembered(
-    server: Server, programs: Programs, file: Path
-) -> None:
-    """What arrived together with the last event shown is shown the next time."""
+async def test_the_cursor_does_not_pass_the_count(server: Server, programs: Programs, file: Path) -> None:
+    """Events that arrived with the last one shown are shown by the next run."""
     for number in range(7):
         await server.broadcaster.broadcast(str(number))
     arguments = ("subscribe", "--state", str(file), "--since", "earliest", "--url", server.url)
@@ -594,8 +595,8 @@ async def test_a_count_is_not_overstepped_by_what_is_remembered(
     assert file.read_text() == f"{server.broadcaster.cursor}\n"
 
 
-async def test_what_is_remembered_wins_over_since(server: Server, programs: Programs, file: Path) -> None:
-    """Which says where to begin only as long as there is nothing to go on from."""
+async def test_the_cursor_file_precedes_since(server: Server, programs: Programs, file: Path) -> None:
+    """--since applies only without a cursor."""
     one = await server.broadcaster.broadcast("one")
     await server.broadcaster.broadcast("two")
     file.write_text(one.id)
@@ -603,8 +604,8 @@ async def test_what_is_remembered_wins_over_since(server: Server, programs: Prog
     assert await programs.run(*arguments, "--url", server.url) == Ended(0, b"two\n")
 
 
-async def test_killed_at_any_moment_it_loses_nothing(serve: Serve, programs: Programs, file: Path) -> None:
-    """Each run goes on behind what the last one had recorded: never later, and nothing older again."""
+async def test_killed_at_any_moment_it_loses_no_event(serve: Serve, programs: Programs, file: Path) -> None:
+    """Each run resumes at the recorded cursor: no event is missing, and no older one comes again."""
     server = await serve(history_size=100_000, history_bytes=1 << 27)
     file.write_text(server.broadcaster.cursor)
     publishing = asyncio.create_task(publish_steadily(server))
@@ -618,7 +619,7 @@ async def test_killed_at_any_moment_it_loses_nothing(serve: Serve, programs: Pro
             out = (await subscribing.ended()).out
             lines = patience + out.count(b"\n")
             before, done = done, int(file.read_text().partition("-")[2])
-            # It began behind what was recorded, and has recorded no more than it has shown.
+            # It resumed at the recorded cursor, and has recorded no more than it has shown.
             assert before <= done <= before + lines
     finally:
         publishing.cancel()
@@ -628,7 +629,7 @@ async def test_killed_at_any_moment_it_loses_nothing(serve: Serve, programs: Pro
 
 
 async def publish_steadily(server: Server) -> None:
-    """Publish the numbers from 1, which are the positions."""
+    """Publish the numbers from 1, which are also the positions."""
     number = 0
     while True:
         for _ in range(5):
@@ -637,8 +638,8 @@ async def publish_steadily(server: Server) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_each_run_shows_what_comes_next(server: Server, programs: Programs, file: Path) -> None:
-    """Killed between two events, it has recorded the first and shows the second when it runs again."""
+async def test_each_run_shows_the_next_event(server: Server, programs: Programs, file: Path) -> None:
+    """Killed between two events, it has recorded the first and shows the second in its next run."""
     arguments = ("--state", str(file))
     for number in range(3):
         subscribing = await programs.cli("subscribe", "--url", server.url, *arguments)
@@ -651,10 +652,10 @@ async def test_each_run_shows_what_comes_next(server: Server, programs: Programs
         assert await subscribing.ended() == Ended(-signal.SIGKILL)
 
 
-async def test_an_event_is_remembered_when_its_command_has_ended(
+async def test_an_event_is_recorded_after_its_command_has_ended(
     server: Server, programs: Programs, file: Path
 ) -> None:
-    """Killed in the middle, it runs the command once more for that event, and not for those before."""
+    """Killed while it runs, the next run repeats the command for that event only."""
     for number in range(1, 4):
         await server.broadcaster.broadcast(str(number))
     arguments = ("--state", str(file), "--since", "earliest", "--url", server.url)
@@ -668,8 +669,8 @@ async def test_an_event_is_remembered_when_its_command_has_ended(
     assert again == Ended(0, b"2\n3\n")
 
 
-async def test_a_loss_is_told_once_and_remembered(programs: Programs, file: Path) -> None:
-    """A new server does not know the id: it says so, and its own id is the one to go on from."""
+async def test_a_loss_is_reported_once_and_recorded(programs: Programs, file: Path) -> None:
+    """A new server does not know the id. It reports that, and its own id is recorded."""
     first = await programs.serve()
     subscribing = await programs.cli("subscribe", "--state", str(file), "--url", first.url, "--count", "1")
     await reach(programs, first.url, "one")
@@ -698,7 +699,7 @@ async def test_a_loss_is_told_once_and_remembered(programs: Programs, file: Path
         ("empty", "does not hold an event id: ''"),
     ],
 )
-async def test_a_state_that_cannot_be_used_is_2(
+async def test_an_unusable_cursor_file_is_2(
     programs: Programs, tmp_path: Path, path: str, reason: str
 ) -> None:
     (tmp_path / "odd").write_text("not an id\n")
@@ -726,14 +727,14 @@ RESET = Event("{}", "$reset", "r")
         ([Event("a"), Event("b", id="2")], 1, 1, "begin"),
     ],
 )
-def test_a_piece_is_cut_behind_its_last_event_shown(
+def test_a_chunk_is_cut_after_the_last_event_shown(
     events: list[Event], room: int | None, shown: int, cursor: str
 ) -> None:
     piece = first(StreamChunk(b"raw", events, "end"), "begin", room)
     assert piece == StreamChunk(b"raw", events[:shown], cursor)
 
 
-def test_a_piece_may_be_shown_one_by_one() -> None:
+def test_a_chunk_may_be_shown_event_by_event() -> None:
     piece = StreamChunk(b"raw", [Event("a"), Event("b", id="2"), Event("c")], "end")
     assert [(part.events, part.last_event_id) for part in one_by_one(piece, "begin")] == [
         ([Event("a")], "begin"),

@@ -29,7 +29,7 @@ MADE = re.compile(rb"id: ([0-9a-f]{24})\nexpires: (" + TIME.encode() + rb")\n")
 
 
 async def mint(programs: Programs, *arguments: str, env: dict[str, str] = ENV) -> bytes:
-    """Make a token, and give it with its line end."""
+    """Issue a token, and return it with its line end."""
     ended = await programs.run("token", "mint", *arguments, env=env)
     assert (ended.code, MADE.fullmatch(ended.err) is not None) == (0, True), ended
     return ended.out
@@ -39,8 +39,8 @@ def without_time(ended: Ended) -> Ended:
     return Ended(ended.code, re.sub(rf"{TIME}, in -?\d+ s".encode(), b"TIME", ended.out), ended.err)
 
 
-async def test_a_token_that_was_made_is_told_again(programs: Programs) -> None:
-    """It alone is on standard output, so that it can go into a file or a pipe."""
+async def test_an_issued_token_can_be_inspected(programs: Programs) -> None:
+    """Only the token is on standard output, so that it can be stored or piped."""
     made = await programs.run(
         "token", "mint", "--subject", "robot", "--subscribe", "orders.*", "--subscribe", "news",
         "--publish", "logs", "--lifetime", "10m", env=ENV,
@@ -60,9 +60,7 @@ async def test_a_token_that_was_made_is_told_again(programs: Programs) -> None:
 @pytest.mark.parametrize(
     ("arguments", "seconds"), [(["--lifetime", "90s"], 90), (["--lifetime", "1h"], 3600), ([], 3600)]
 )
-async def test_a_token_is_good_for_as_long_as_is_said(
-    programs: Programs, arguments: list[str], seconds: int
-) -> None:
+async def test_a_token_has_the_given_lifetime(programs: Programs, arguments: list[str], seconds: int) -> None:
     before = int(time.time())
     made = await programs.run("token", "mint", "--inspect", "*", *arguments, env=ENV)
     said = MADE.fullmatch(made.err)
@@ -99,7 +97,7 @@ async def test_settings_are_those_of_the_server(programs: Programs, tmp_path: Pa
         (["--publish", "a", "--subject", ""], 1, "subject: must be 1 to 255 characters, not 0"),
     ],
 )
-async def test_what_cannot_be_made_is_refused(
+async def test_an_impossible_token_is_refused(
     programs: Programs, arguments: list[str], code: int, problem: str
 ) -> None:
     ended = await programs.run("token", "mint", *arguments, env=ENV)
@@ -107,8 +105,8 @@ async def test_what_cannot_be_made_is_refused(
     assert ended.err.decode().rstrip().endswith(problem)
 
 
-async def test_without_a_secret_nothing_is_made(programs: Programs) -> None:
-    """No server would know it again."""
+async def test_without_a_secret_no_token_is_issued(programs: Programs) -> None:
+    """No server would accept it."""
     assert await programs.run("token", "mint", "--publish", "a") == Ended(
         2,
         err=b"sse-broadcast: token_secret: is not set, set SSE_BROADCAST_TOKEN_SECRET "
@@ -116,8 +114,8 @@ async def test_without_a_secret_nothing_is_made(programs: Programs) -> None:
     )
 
 
-async def test_a_static_token_is_told_too(programs: Programs, tmp_path: Path) -> None:
-    """It has no id, and does not end."""
+async def test_a_static_token_can_be_inspected(programs: Programs, tmp_path: Path) -> None:
+    """It has no id, and does not expire."""
     (tmp_path / "server.toml").write_text(
         f'[[caller]]\nname = "page"\ntoken = "{TOKEN}"\nsubscribe = ["news"]\nadmin = ["*"]\n'
     )
@@ -142,10 +140,10 @@ async def test_a_static_token_is_told_too(programs: Programs, tmp_path: Path) ->
         (["--action", "admin"], "admin '*': the token does not allow it"),
     ],
 )
-async def test_one_question_is_answered_by_the_exit_code(
+async def test_one_permission_is_answered_by_the_exit_code(
     programs: Programs, arguments: list[str], problem: str | None
 ) -> None:
-    """And in words; without a channel it is about the server as a whole."""
+    """It is also printed. Without a channel the question is about the whole server."""
     grants: Grants = {Action.SUBSCRIBE: ("orders.*",), Action.INSPECT: ("*",)}
     authenticator = Authenticator(Config(token_secret=SECRET))
     made = authenticator.issue(grants, subject="a", lifetime=60.0, by=Principal(EVERYTHING)).token
@@ -158,8 +156,8 @@ async def test_one_question_is_answered_by_the_exit_code(
         assert (ended.code, ended.err.decode()) == (1, f"sse-broadcast: {problem}\n")
 
 
-async def test_a_token_that_has_ended_is_refused(programs: Programs) -> None:
-    """It says when that was."""
+async def test_an_expired_token_is_refused(programs: Programs) -> None:
+    """The error has the time."""
     made = await mint(programs, "--inspect", "*", "--lifetime", "1ms")
     ended = await programs.run("token", "check", env=ENV, stdin=made)
     assert (ended.code, ended.out) == (1, b"")
@@ -178,8 +176,8 @@ async def test_a_token_that_has_ended_is_refused(programs: Programs) -> None:
         (token("RS256").encode(), "token: is signed with an unknown key"),
     ],
 )
-async def test_what_is_no_token_is_refused(programs: Programs, said: bytes, problem: str) -> None:
-    """It says why, and not what."""
+async def test_a_malformed_token_is_refused(programs: Programs, said: bytes, problem: str) -> None:
+    """The error has the reason and nothing of the token."""
     ended = await programs.run("token", "check", env=ENV, stdin=said)
     assert ended == Ended(1, err=f"sse-broadcast: {problem}\n".encode())
 
@@ -202,7 +200,7 @@ async def test_a_token_of_another_server_is_refused(programs: Programs) -> None:
         (["--config", "/none"], ENV, "/none: cannot be read: No such file or directory"),
     ],
 )
-async def test_a_question_that_is_none_is_refused(
+async def test_an_unknown_permission_is_refused(
     programs: Programs, arguments: list[str], env: dict[str, str], problem: str
 ) -> None:
     ended = await programs.run("token", "check", *arguments, env=env, stdin=b"garbage")
@@ -210,8 +208,8 @@ async def test_a_question_that_is_none_is_refused(
     assert ended.err.decode().rstrip().endswith(problem)
 
 
-async def test_a_token_is_no_argument(programs: Programs) -> None:
-    """Everyone on the machine can read those."""
+async def test_a_token_cannot_be_an_argument(programs: Programs) -> None:
+    """Every user of the machine could read it."""
     assert (await programs.run("token", "check", TOKEN, env=ENV)).code == 2
 
 
@@ -234,7 +232,7 @@ AUTHORITY = trustme.CA()
 
 @pytest.fixture
 async def issuer(tmp_path: Path) -> AsyncIterator[str]:
-    """Publish keys over TLS, and give where."""
+    """Publish keys over TLS, and yield their URL."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=jwks(jwk("EdDSA", kid="a")))
@@ -251,10 +249,10 @@ async def issuer(tmp_path: Path) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-async def test_keys_are_taken_from_a_server_that_is_trusted(
+async def test_keys_are_fetched_from_a_trusted_server_only(
     programs: Programs, issuer: str, tmp_path: Path
 ) -> None:
-    """One whose certificate nobody vouches for is as good as none, and that is said."""
+    """A server with an untrusted certificate gives no keys, and the error has that reason."""
     AUTHORITY.cert_pem.write_to_path(f"{tmp_path}/ca.pem")
     claims = {"sub": "ann", "exp": time.time() + 60, "grants": {}}
     text = token("EdDSA", claims, header={"kid": "a"}).encode()

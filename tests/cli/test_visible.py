@@ -1,4 +1,4 @@
-"""Text of others on a terminal."""
+"""Text from other parties on a terminal."""
 
 import sys
 
@@ -10,25 +10,25 @@ from sse_broadcast.cli.visible import VisibleBytes, say, tell, visible
 @pytest.mark.parametrize(
     "code", [*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x202A, 0x202E, 0x2066, 0x2069]
 )
-def test_what_would_act_on_a_terminal_is_shown(code: int) -> None:
-    """As JSON has it, so that an object stays one."""
+def test_control_characters_are_escaped(code: int) -> None:
+    """The escapes are those of JSON, so that a JSON line stays one."""
     assert visible(f"a{chr(code)}b") == f"a\\u{code:04x}b"
 
 
 @pytest.mark.parametrize(
     "text", ["a\tb\nc", "é", "\u0645\u06cc\u200c\u062e", "\U0001f468\u200d\U0001f469", "\\u001b"]
 )
-def test_what_people_write_is_left_alone(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert visible(text) == text
 
 
-def test_a_character_that_comes_in_pieces_is_whole() -> None:
+def test_a_character_in_two_chunks_is_complete() -> None:
     shown = VisibleBytes()
     data = "é\U0001f600\x9b".encode() + b"\x9b\xff."
     assert b"".join(shown.show(bytes([each])) for each in data).decode() == "é\U0001f600\\u009b\\x9b\\xff."
 
 
-def test_a_program_gets_a_line_as_it_is(
+def test_output_for_a_program_is_unchanged(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say("a\x9bb")

@@ -303,7 +303,7 @@ ELSEWHERE = {
     "jwt_claim": "test_rules_for_jwts_change_at_once",
     "certificate": "test_a_certificate_changes_at_once",
     "key": "test_a_certificate_changes_at_once",
-    "log_level": "test_sighup_has_the_file_read_again",
+    "log_level": "test_sighup_reloads_the_file",
     "console": "test_the_console_is_switched_off_at_once",
 }
 """Settings that a row cannot show, and the test that does."""
