@@ -1,4 +1,4 @@
-"""What a server knows of credentials."""
+"""Authenticator: which credentials are accepted."""
 
 import asyncio
 import hashlib
@@ -48,7 +48,7 @@ def authenticator(clock: Callable[[], float] | None = None, **settings: Any) -> 
 
 
 async def refusal(authenticator: Authenticator, text: str) -> str:
-    """Return what is said of a token that is not good; never the token, nor a part of it."""
+    """Return the error of a bad token. It never has the token or a part of it."""
     with pytest.raises(CredentialError) as raised:
         await authenticator.authenticate(text)
     said = str(raised.value)
@@ -57,7 +57,7 @@ async def refusal(authenticator: Authenticator, text: str) -> str:
     return said.removeprefix("token: ")
 
 
-async def test_a_static_token_is_its_callers() -> None:
+async def test_a_static_token_identifies_its_caller() -> None:
     callers = (CallerRule(name="page", token="page-page-page-page", subscribe=("news",)),)
     known = authenticator(token=TOKEN, caller=callers)
     assert await known.authenticate(TOKEN) == ROOT
@@ -69,7 +69,7 @@ async def test_a_static_token_is_its_callers() -> None:
 
 
 async def test_a_generated_token_may_do_everything() -> None:
-    """It is no configuration; but there is a token to be told from others."""
+    """It does not count as configured, but tokens must be checked."""
     known = Authenticator(Config(), generated=TOKEN)
     assert await known.authenticate(TOKEN) == Principal(EVERYTHING, "generated", static=True)
     assert known.takes_tokens
@@ -89,7 +89,7 @@ async def test_a_generated_token_may_do_everything() -> None:
     ],
     ids=" ".join,
 )
-def test_any_credential_is_a_configuration(
+def test_any_credential_counts_as_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -100,8 +100,8 @@ def test_any_credential_is_a_configuration(
     assert known.takes_tokens
 
 
-def test_without_a_credential_there_is_no_configuration() -> None:
-    """Whatever else is set; and no token to be told from another."""
+def test_without_a_credential_none_counts_as_configured() -> None:
+    """Other settings do not matter, and no token needs to be checked."""
     known = authenticator(
         cookie="session", token_lifetime=3600.0, jwt_claim="sse", anonymous_subscribe=("*",)
     )
@@ -109,13 +109,13 @@ def test_without_a_credential_there_is_no_configuration() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_a_signed_token_is_good_by_a_key_of_a_file(tmp_path: Path, algorithm: str) -> None:
+async def test_a_token_signed_by_a_key_of_a_file_is_accepted(tmp_path: Path, algorithm: str) -> None:
     found = await authenticator(jwt_key_file=public_file(tmp_path, algorithm)).authenticate(token(algorithm))
     assert found == ANN
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_a_signed_token_is_good_by_a_key_of_a_jwks(tmp_path: Path, algorithm: str) -> None:
+async def test_a_token_signed_by_a_key_of_a_jwks_is_accepted(tmp_path: Path, algorithm: str) -> None:
     (tmp_path / "jwks").write_bytes(jwks(jwk(algorithm, 1, kid="old"), jwk(algorithm, kid="new")))
     known = authenticator(jwt_jwks=f"{tmp_path}/jwks")
     assert await known.authenticate(token(algorithm, header={"kid": "new"})) == ANN
@@ -206,9 +206,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "problem"), BAD.values(), ids=BAD)
-async def test_a_token_that_is_not_good_is_refused_and_said_why(
-    tmp_path: Path, text: str, problem: str
-) -> None:
+async def test_a_bad_token_is_refused_with_a_reason(tmp_path: Path, text: str, problem: str) -> None:
     known = authenticator(
         jwt_key_file=public_file(tmp_path, "RS256"),
         jwt_issuer="https://id.example.com",
@@ -221,8 +219,8 @@ async def test_a_token_that_is_not_good_is_refused_and_said_why(
 
 @pytest.mark.parametrize("name", ["exp", "iss", "aud", "sub", "grants", "other"])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-async def test_a_payload_may_be_nested_as_deep_as_it_is_long(tmp_path: Path, name: str, opening: str) -> None:
-    """It is refused, whether that is asked for or not, in the same words by every interpreter."""
+async def test_a_deeply_nested_payload_is_refused(tmp_path: Path, name: str, opening: str) -> None:
+    """The error is the same for every version of Python, cached or not."""
     known = authenticator(jwt_key_file=public_file(tmp_path, "RS256"), jwt_audience="sse")
     for depth in (64, 100, 900):
         deep = f'{{"{name}": {opening * depth}1{("]" if opening == "[" else "}") * depth}}}'
@@ -245,7 +243,7 @@ NUMBERS = ["1e400", "-1e400", "NaN", "Infinity", "9" * 5000, '"\\ud800"', "1e308
 
 
 def bytes_of(usual: dict[str, Any], names: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
-    """Return what may stand where JSON should, as an issuer can sign it who is not careful, or means harm."""
+    """Return possible bytes for the payload, as a careless or hostile issuer may sign them."""
     members = st.dictionaries(names, VALUES, max_size=4)
     changed = members.map(lambda others: json.dumps({**usual, **others}))
     odd = st.tuples(names, st.sampled_from(NUMBERS)).map(
@@ -263,10 +261,10 @@ def bytes_of(usual: dict[str, Any], names: st.SearchStrategy[str]) -> st.SearchS
     payload=bytes_of({"exp": END, "aud": "sse", "grants": {}, "iss": "sse-broadcast"}, NAMES),
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_was_signed_is_good_or_refused(
+def test_any_signed_payload_is_accepted_or_refused(
     tmp_path: Path, head: bytes, payload: bytes, *, own_head: bool
 ) -> None:
-    """And never an error of another kind, nor a message that anybody can write anything into."""
+    """There is no other error, and the message has no text chosen by others."""
     if own_head:
         head = b'{"alg": "HS256", "kid": "sse-broadcast"}'
     signed = f"{part(head)}.{part(payload)}"
@@ -283,8 +281,8 @@ def test_whatever_was_signed_is_good_or_refused(
     assert said.isprintable()
 
 
-async def test_a_token_that_was_verified_is_known_without_waiting(tmp_path: Path) -> None:
-    """The first time it has to be verified; after that it is found, as one that is configured is at once."""
+async def test_a_verified_token_is_known_without_an_await(tmp_path: Path) -> None:
+    """The first time it is verified. A static token is found at once."""
     known = authenticator(token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
     assert known.cached(TOKEN) == ROOT
     signed = token("EdDSA")
@@ -293,8 +291,8 @@ async def test_a_token_that_was_verified_is_known_without_waiting(tmp_path: Path
     assert known.cached(signed) is principal
 
 
-async def test_a_configured_token_that_looks_signed_is_what_it_was_configured_as(tmp_path: Path) -> None:
-    """Also where its signature would be good: it is found before anything is verified."""
+async def test_a_configured_token_that_looks_signed_is_a_static_one(tmp_path: Path) -> None:
+    """It may have a valid signature: static tokens are looked up first."""
     signed = token("EdDSA")
     known = authenticator(token=signed, jwt_key_file=public_file(tmp_path, "EdDSA"))
     for _ in range(2):
@@ -304,7 +302,7 @@ async def test_a_configured_token_that_looks_signed_is_what_it_was_configured_as
 
 @settings(deadline=None)
 @given(st.text(st.characters(), max_size=60) | st.text("e.yJ=-_", max_size=60))
-def test_whatever_is_said_to_be_a_token_is_refused(text: str) -> None:
+def test_any_malformed_token_is_refused(text: str) -> None:
     with pytest.raises(CredentialError):
         asyncio.run(authenticator(token=TOKEN, token_secret=SECRET).authenticate(text))
 
@@ -322,8 +320,8 @@ async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_pat
         }
 
 
-async def test_the_claim_that_grants_is_a_setting(tmp_path: Path) -> None:
-    """jwt_claim; the server's own tokens have theirs."""
+async def test_the_claim_with_the_grants_is_configurable(tmp_path: Path) -> None:
+    """The setting is jwt_claim. Tokens issued by the server have their own claim."""
     known = authenticator(jwt_key_file=public_file(tmp_path, "EdDSA"), jwt_claim="sse")
     text = token("EdDSA", {**CLAIMS, "grants": "of another server", "sse": {"subscribe": ["orders.*"]}})
     assert await known.authenticate(text) == ANN
@@ -331,7 +329,7 @@ async def test_the_claim_that_grants_is_a_setting(tmp_path: Path) -> None:
     assert (await known.authenticate(made.token)).grants == {Action.SUBSCRIBE: ("a",)}
 
 
-async def test_own_tokens_are_taken_whatever_is_asked_of_others(tmp_path: Path) -> None:
+async def test_own_tokens_are_accepted_whatever_claims_are_required(tmp_path: Path) -> None:
     key = public_file(tmp_path, "RS256")
     known = authenticator(jwt_key_file=key, jwt_issuer="https://id.example.com", jwt_audience="sse")
     made = known.issue({Action.SUBSCRIBE: ("orders.*",)}, subject="v", lifetime=3600.0, by=ROOT)
@@ -340,8 +338,8 @@ async def test_own_tokens_are_taken_whatever_is_asked_of_others(tmp_path: Path) 
     )
 
 
-async def test_an_issuer_cannot_pass_its_tokens_off_as_our_own(tmp_path: Path) -> None:
-    """What names our key is measured by our key, and what does not is measured by our rules for others."""
+async def test_an_issuer_cannot_forge_an_own_token(tmp_path: Path) -> None:
+    """A token that names the server's key is verified by it, any other by the rules for issuers."""
     known = authenticator(jwt_key_file=public_file(tmp_path, "HS256"), token_secret=OTHER_SECRET)
     own = {"kid": "sse-broadcast"}
     claims = {**CLAIMS, "iss": "sse-broadcast"}
@@ -352,8 +350,8 @@ async def test_an_issuer_cannot_pass_its_tokens_off_as_our_own(tmp_path: Path) -
     assert await known.authenticate(token("HS256", claims, key=secret, header=own)) == ANN
 
 
-async def test_own_tokens_are_taken_by_a_server_whose_clock_is_behind() -> None:
-    """Its visitors come as soon as they have one."""
+async def test_own_tokens_are_accepted_by_a_server_with_a_slow_clock() -> None:
+    """Clients use them as soon as they are issued."""
     ahead = Clock(NOW)
     ahead.now += 3600
     one, other = authenticator(ahead, token_secret=SECRET), authenticator(token_secret=SECRET)
@@ -361,14 +359,14 @@ async def test_own_tokens_are_taken_by_a_server_whose_clock_is_behind() -> None:
     assert (await other.authenticate(made.token)).subject == "v"
 
 
-async def test_own_tokens_are_not_known_before_there_are_any() -> None:
+async def test_own_tokens_are_unknown_before_the_first_is_issued() -> None:
     one, other = authenticator(token=TOKEN), authenticator(token=TOKEN)
     made = one.issue({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
     assert await refusal(other, made.token) == "is signed with an unknown key"
     assert (await one.authenticate(made.token)).subject == "v"
 
 
-async def test_a_token_of_a_token_is_narrower_still() -> None:
+async def test_a_token_issued_by_a_token_is_narrower() -> None:
     known = authenticator(token=TOKEN)
     by = Principal({Action.ADMIN: ("*",), Action.SUBSCRIBE: ("orders.*",)}, "shop", expires=NOW + 1800)
     made = known.issue({Action.SUBSCRIBE: ("orders.1",)}, subject="v", lifetime=3600.0, by=by)
@@ -377,8 +375,8 @@ async def test_a_token_of_a_token_is_narrower_still() -> None:
         known.issue({Action.SUBSCRIBE: ("news",)}, subject="v", lifetime=3600.0, by=by)
 
 
-async def test_a_subject_that_was_revoked_is_refused(tmp_path: Path) -> None:
-    """With each of its tokens; and admitted with one that was made since. A caller of its name is another."""
+async def test_a_revoked_subject_is_refused(tmp_path: Path) -> None:
+    """All its tokens are, except later ones. A caller of the same name is another."""
     clock = Clock(NOW)
     callers = (CallerRule(name="v", token="page-page-page-page"),)
     known = authenticator(clock, caller=callers, token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
@@ -394,8 +392,8 @@ async def test_a_subject_that_was_revoked_is_refused(tmp_path: Path) -> None:
     assert (await known.authenticate(made[0])).issued == clock.now
 
 
-async def test_a_token_that_was_revoked_is_refused_alone() -> None:
-    """Until it would have ended by itself, which is then said."""
+async def test_a_revoked_token_is_refused() -> None:
+    """Other tokens are not. Once it has expired that is the reason."""
     clock = Clock(NOW)
     known = authenticator(clock, token=TOKEN)
     one, other = (known.issue({}, subject="v", lifetime=3600.0, by=ROOT) for _ in range(2))
@@ -406,8 +404,8 @@ async def test_a_token_that_was_revoked_is_refused_alone() -> None:
     assert await refusal(known, one.token) == f"expired at {utc(END)}"
 
 
-async def test_a_subject_that_is_called_like_a_caller_is_somebody_else() -> None:
-    """Whoever signs tokens chooses their subjects: a visitor who is called like it locks no back end out."""
+async def test_a_subject_named_like_a_caller_is_another() -> None:
+    """Issuers choose subjects: revoking one must not revoke a back end of the same name."""
     known = authenticator(token=TOKEN)
     one = known.issue({}, subject="token", lifetime=3600.0, by=ROOT)
     known.revoke("subject", "token")
@@ -429,7 +427,7 @@ async def test_a_subject_that_is_called_like_a_caller_is_somebody_else() -> None
         ({"jwt_jwks": "http://id.example.com"}, "jwt_jwks: 'http://id.example.com' must start with https://"),
     ],
 )
-def test_credentials_that_cannot_be_used_are_refused(
+def test_unusable_credentials_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -441,10 +439,10 @@ def test_credentials_that_cannot_be_used_are_refused(
 @pytest.mark.parametrize(
     "settings", [{"jwt_key_file": "key"}, {"jwt_jwks": "jwks"}, {"token_secret": SECRET}]
 )
-def test_without_the_extra_what_needs_it_is_refused(
+def test_settings_that_need_the_extra_are_refused_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    """By a server that begins, rather than by its first visitor."""
+    """They are when the server starts, and not at its first token."""
     monkeypatch.chdir(tmp_path)
     Path("key").write_text(SECRET)
     Path("jwks").write_bytes(jwks(jwk("RS256")))
@@ -454,7 +452,7 @@ def test_without_the_extra_what_needs_it_is_refused(
     assert str(raised.value) == "signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'"
 
 
-async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_static_tokens_need_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jwt", None)
     monkeypatch.setitem(sys.modules, "cryptography", None)
     known = authenticator(token=TOKEN)
@@ -464,7 +462,7 @@ async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.Monk
         known.issue({}, subject="v", lifetime=3600.0, by=ROOT)
 
 
-async def test_without_keys_elsewhere_there_is_nothing_to_start() -> None:
+async def test_without_remote_keys_nothing_is_started() -> None:
     known = authenticator(token=TOKEN)
     await known.start()
     await known.close()
@@ -472,15 +470,15 @@ async def test_without_keys_elsewhere_there_is_nothing_to_start() -> None:
     assert await known.authenticate(TOKEN) == ROOT
 
 
-# One in the place of another.
+# Replacement at a reload.
 
 
 def in_place_of(before: Authenticator, **settings: Any) -> Authenticator:
     return Authenticator(Config(**settings), clock=Clock(NOW), before=before)
 
 
-async def test_what_was_revoked_is_known_to_the_next() -> None:
-    """And what it revokes to the one before, whose requests may still be answered."""
+async def test_revocations_are_shared_with_the_replacement() -> None:
+    """Those made later hold in both, since requests of the old one may still run."""
     callers = tuple(CallerRule(name=name, token=name * 20) for name in "ab")
     first = authenticator(caller=callers)
     first.revoke("caller", "a")
@@ -491,7 +489,7 @@ async def test_what_was_revoked_is_known_to_the_next() -> None:
             assert await refusal(each, name * 20) == "was revoked"
 
 
-async def test_a_token_that_was_verified_is_verified_again(tmp_path: Path) -> None:
+async def test_a_verified_token_is_verified_again_after_a_replacement(tmp_path: Path) -> None:
     first = authenticator(jwt_key_file=public_file(tmp_path, "RS256"))
     assert await first.authenticate(token()) == ANN
     second = in_place_of(first, jwt_key_file=public_file(tmp_path, "RS256"), jwt_issuer="somebody")
@@ -499,7 +497,7 @@ async def test_a_token_that_was_verified_is_verified_again(tmp_path: Path) -> No
     assert await first.authenticate(token()) == ANN
 
 
-async def test_the_keys_of_the_same_jwks_are_known_to_the_next(issuer: Issuer) -> None:
+async def test_the_keys_of_an_unchanged_jwks_are_kept(issuer: Issuer) -> None:
     first = authenticator(jwt_jwks=issuer.url)
     await first.start()
     await first.close()

@@ -1,4 +1,4 @@
-"""Bearer tokens: the texts that can be one, and those that cannot."""
+"""Bearer tokens: valid and invalid texts."""
 
 import pytest
 from hypothesis import given
@@ -9,11 +9,11 @@ from sse_broadcast.client import Client
 
 
 @given(token=st.from_regex(r"[A-Za-z0-9._~+/-]+=*", fullmatch=True))
-def test_what_can_be_a_token_is_taken(token: str) -> None:
+def test_a_well_formed_token_is_accepted(token: str) -> None:
     assert is_token(token)
     Client(token=token)
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a\n", "\u00e9", "=a", "a=b", '"a"', "a!"])
-def test_what_cannot_be_a_token_is_refused(text: str) -> None:
+def test_a_malformed_token_is_refused(text: str) -> None:
     assert not is_token(text)

@@ -1,4 +1,4 @@
-"""What a signed token says of its bearer."""
+"""Claims of a signed token."""
 
 import contextlib
 from typing import Any
@@ -14,30 +14,30 @@ from tests.support.signing import CLAIMS, END, NOW
 
 
 def read(claim: str = "grants", /, **claims: Any) -> Principal:
-    """Read a good token's claims with these in place of its own; `...` leaves one out."""
+    """Read the claims of a good token with some replaced. `...` leaves one out."""
     said = {name: value for name, value in {**CLAIMS, **claims}.items() if value is not ...}
     return access_of(said, claim)
 
 
 def refusal(claim: str = "grants", /, **claims: Any) -> str:
-    """Return what is said of claims that are not good."""
+    """Return the error of bad claims."""
     with pytest.raises(CredentialError) as raised:
         read(claim, **claims)
     return str(raised.value).removeprefix("token: ")
 
 
-def test_claims_say_who_it_is_and_what_it_may_do() -> None:
+def test_claims_have_the_subject_and_the_grants() -> None:
     assert read() == Principal({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
 
 
-def test_a_token_may_say_no_more_than_when_it_ends_and_what_it_is_for() -> None:
-    """Its subject is then the empty one, which is not the anonymous caller."""
+def test_a_token_needs_only_an_expiry_and_its_grants() -> None:
+    """Its subject is then empty, which is not the anonymous caller."""
     principal = read(sub=..., jti=..., iat=...)
     assert principal == Principal({Action.SUBSCRIBE: ("orders.*",)}, "", None, None, END)
     assert not principal.anonymous
 
 
-def test_claims_nobody_asked_for_are_left_alone() -> None:
+def test_unknown_claims_are_ignored() -> None:
     assert read(iss="anyone", email="ann@example.com", roles=["x"]) == read()
 
 
@@ -58,19 +58,19 @@ def test_claims_nobody_asked_for_are_left_alone() -> None:
     ids=lambda value: str(value)[:20],
 )
 def test_a_time_is_a_number_of_seconds(name: str, value: Any, problem: str) -> None:
-    """Text that has one in it is none (RFC 7519, 2: NumericDate)."""
+    """Text with a number is none (RFC 7519, 2: NumericDate)."""
     told = problem.format(" | null" if name == "iat" else "")
     assert refusal(**{name: value}) == f"claims: {told} - at `$.{name}`"
 
 
-def test_the_last_time_of_all_is_one() -> None:
-    """Until the end of the year 9999."""
+def test_the_latest_time_is_accepted() -> None:
+    """It is the end of the year 9999."""
     assert read(exp=MAX_TIME).expires == MAX_TIME
 
 
 @pytest.mark.parametrize(("name", "optional"), [("sub", ""), ("jti", " | null")])
-def test_a_name_is_text_of_some_length(name: str, optional: str) -> None:
-    """It is kept as long as it is revoked."""
+def test_a_name_has_a_limited_length(name: str, optional: str) -> None:
+    """A revoked one is stored."""
     for value, got in ((5, "int"), (["ann"], "array"), ({"a": 1}, "object"), (True, "bool")):
         assert refusal(**{name: value}) == f"claims: Expected `str{optional}`, got `{got}` - at `$.{name}`"
     long = refusal(**{name: "x" * (MAX_SUBJECT + 1)})
@@ -110,25 +110,25 @@ FORM = r"Expected `str` matching regex '^[A-Za-z0-9._:@~*-]{1,128}\\Z' - at `$[.
     ],
     ids=ascii,
 )
-def test_grants_are_patterns_by_action_and_nothing_else(grants: Any, problem: str) -> None:
-    """What is half understood is not taken for the half."""
+def test_grants_are_patterns_by_action(grants: Any, problem: str) -> None:
+    """Any other form is refused as a whole."""
     assert refusal(grants=grants) == f"claim 'grants': {problem}"
 
 
-def test_grants_may_be_none_at_all() -> None:
+def test_grants_may_be_empty() -> None:
     assert read(grants={}).grants == {}
     assert not read(grants={"publish": []}).allows(Action.PUBLISH, "a")
 
 
-def test_a_token_without_its_claim_is_refused() -> None:
-    """It was not made for this server, or the setting is wrong."""
+def test_a_token_without_the_grants_claim_is_refused() -> None:
+    """It is for another server, or the setting is wrong."""
     assert refusal(grants=...) == "has no claim 'grants', which holds its grants"
     other = "https://example.com/sse"
     assert refusal(other) == f"has no claim '{other}', which holds its grants"
     assert read(other, grants=..., **{other: {"subscribe": ["orders.*"]}}) == read()
 
 
-def test_what_a_stranger_wrote_is_told_in_short() -> None:
+def test_an_error_quotes_a_claim_in_short() -> None:
     assert in_short("it's \xe9\n\ud800") == r"it's \xe9\n\ud800"
     assert in_short("x" * 1000) == "x" * 120
     assert refusal(grants={"x\n" * 500: []}) == "claim 'grants': Invalid enum value '" + (r"x\n" * 40)[:100]
@@ -144,6 +144,6 @@ ANYTHING = st.recursive(
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["exp", "iat", "sub", "jti", "grants"]), ANYTHING))
-def test_whatever_is_claimed_is_read_or_refused(claims: dict[str, Any]) -> None:
+def test_any_claims_are_accepted_or_refused(claims: dict[str, Any]) -> None:
     with contextlib.suppress(CredentialError):
         assert access_of({**CLAIMS, **claims}, "grants").expires is not None

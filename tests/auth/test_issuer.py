@@ -1,4 +1,4 @@
-"""The server's own tokens."""
+"""Token issuer: tokens of the server itself."""
 
 import math
 import sys
@@ -28,26 +28,26 @@ def now() -> float:
     return NOW
 
 
-def mint(config: Config | None = None) -> TokenIssuer:
+def issue(config: Config | None = None) -> TokenIssuer:
     return TokenIssuer(Config() if config is None else config, now)
 
 
 def make(by: Principal = ROOT, grants: Grants = READ, **wanted: Any) -> IssuedToken:
-    return mint().make(grants, **{"subject": "visitor-1", "lifetime": 60.0, **wanted}, by=by)
+    return issue().make(grants, **{"subject": "visitor-1", "lifetime": 60.0, **wanted}, by=by)
 
 
 def claims(made: IssuedToken) -> dict[str, Any]:
-    """Return what a token says, whoever has signed it."""
+    """Return the claims of a token without verifying it."""
     return jwt.decode(made.token, options={"verify_signature": False})
 
 
 def principal(made: IssuedToken, keys: tuple[Key, ...]) -> Principal:
-    """Return what a token is good for by these keys."""
+    """Return the principal of a token verified by these keys."""
     return access_of(claims_of(made.token, header_of(made.token), keys, OWN_RULES), OWN_RULES.claim)
 
 
-def test_a_token_that_was_made_is_known_again() -> None:
-    maker = mint()
+def test_an_issued_token_is_accepted() -> None:
+    maker = issue()
     made = maker.make({**READ, Action.INSPECT: ("*", "a.*")}, subject="visitor-1", lifetime=3600.0, by=ROOT)
     assert principal(made, maker.keys) == Principal(
         {Action.SUBSCRIBE: ("orders.17",), Action.INSPECT: ("*", "a.*")},
@@ -59,27 +59,27 @@ def test_a_token_that_was_made_is_known_again() -> None:
     assert (made.subject, made.expires) == ("visitor-1", END)
 
 
-def test_a_token_says_whose_it_is_in_its_header() -> None:
-    """So that no other key is tried."""
+def test_the_header_of_a_token_names_its_key() -> None:
+    """No other key is tried."""
     assert jwt.get_unverified_header(make().token) == {"alg": "HS256", "kid": "sse-broadcast", "typ": "JWT"}
     assert claims(make())["iss"] == "sse-broadcast"
 
 
-def test_every_token_has_an_id_of_its_own() -> None:
-    """By which it can be revoked alone."""
-    maker = mint()
+def test_every_token_has_a_unique_id() -> None:
+    """It can be revoked by its id."""
+    maker = issue()
     ids = {maker.make(READ, subject="a", lifetime=1.0, by=ROOT).id for _ in range(100)}
     assert len(ids) == 100
 
 
-def test_a_token_is_not_shown() -> None:
+def test_a_token_is_not_in_the_representation() -> None:
     made = make()
     assert repr(made) == f"IssuedToken(id='{made.id}', subject='visitor-1', expires={NOW + 60})"
 
 
-def test_a_server_without_a_secret_makes_one_that_ends_with_it() -> None:
-    """No other server knows its tokens, nor does it before it has made one."""
-    one, other = mint(), mint()
+def test_a_generated_secret_ends_with_the_process() -> None:
+    """No other server accepts its tokens, and it is generated with the first of them."""
+    one, other = issue(), issue()
     assert one.keys == ()
     made, others = (maker.make(READ, subject="a", lifetime=3600.0, by=ROOT) for maker in (one, other))
     assert principal(made, one.keys).id == made.id
@@ -87,13 +87,13 @@ def test_a_server_without_a_secret_makes_one_that_ends_with_it() -> None:
         principal(others, one.keys)
 
 
-def test_servers_of_one_secret_know_each_others_tokens(tmp_path: Path) -> None:
+def test_servers_with_one_secret_accept_each_others_tokens(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
-    maker, knower = mint(Config(token_secret=SECRET)), mint(Config(token_secret_file=f"{tmp_path}/secret"))
+    maker, knower = issue(Config(token_secret=SECRET)), issue(Config(token_secret_file=f"{tmp_path}/secret"))
     made = maker.make(READ, subject="a", lifetime=3600.0, by=ROOT)
     assert principal(made, knower.keys).id == made.id
     with pytest.raises(CredentialError, match="its signature is wrong"):
-        principal(made, mint(Config(token_secret=OTHER_SECRET)).keys)
+        principal(made, issue(Config(token_secret=OTHER_SECRET)).keys)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,16 @@ def test_servers_of_one_secret_know_each_others_tokens(tmp_path: Path) -> None:
         (SHOP, 301.0, 300.0),
     ],
 )
-def test_no_token_lasts_longer_than_its_maker_or_the_setting(
+def test_a_token_lasts_no_longer_than_its_issuers_token_or_the_setting(
     by: Principal, lifetime: float, good_for: float
 ) -> None:
     assert make(by, lifetime=lifetime).expires == NOW + good_for
 
 
-def test_the_longest_a_token_lasts_is_a_setting() -> None:
-    assert mint(Config(token_lifetime=5.0)).make(READ, subject="a", lifetime=60.0, by=ROOT).expires == NOW + 5
+def test_the_maximum_lifetime_is_a_setting() -> None:
+    assert (
+        issue(Config(token_lifetime=5.0)).make(READ, subject="a", lifetime=60.0, by=ROOT).expires == NOW + 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,21 +130,21 @@ def test_the_longest_a_token_lasts_is_a_setting() -> None:
         ({Action.INSPECT: ("orders.17",)}, "inspect 'orders.17'"),
     ],
 )
-def test_nobody_gives_what_it_has_not(grants: Grants, problem: str) -> None:
+def test_a_caller_grants_only_what_it_has(grants: Grants, problem: str) -> None:
     with pytest.raises(ForbiddenError) as raised:
         make(SHOP, grants)
     assert str(raised.value) == f"{problem}: the maker of the token is not allowed to grant it"
 
 
 @pytest.mark.parametrize("by", [ROOT, SHOP])
-def test_admin_is_not_handed_on(by: Principal) -> None:
-    """Whoever has it: a page's visitor makes no tokens."""
+def test_admin_cannot_be_granted(by: Principal) -> None:
+    """It is so for every caller: the visitor of a page issues no tokens."""
     with pytest.raises(ForbiddenError, match=exactly("admin: a token cannot grant it")):
         make(by, {Action.ADMIN: ("a",)})
 
 
 @pytest.mark.parametrize("grants", [{}, {Action.ADMIN: ()}, {Action.PUBLISH: ()}])
-def test_a_token_may_be_for_nothing(grants: Grants) -> None:
+def test_a_token_may_have_no_grants(grants: Grants) -> None:
     assert make(Principal({}, "a"), grants).token
 
 
@@ -154,8 +156,8 @@ def test_a_token_may_be_for_nothing(grants: Grants) -> None:
         ({Action.SUBSCRIBE: ("a\n",)}, r"channel: must not contain '\n': 'a\n'"),
     ],
 )
-def test_what_cannot_be_a_channel_is_not_granted(grants: Grants, problem: str) -> None:
-    """The token would be refused when it comes back."""
+def test_a_malformed_channel_is_not_granted(grants: Grants, problem: str) -> None:
+    """The token would be refused later."""
     with pytest.raises(EventError, match=exactly(problem)):
         make(grants=grants)
 
@@ -171,13 +173,13 @@ def test_what_cannot_be_a_channel_is_not_granted(grants: Grants, problem: str) -
         ({"lifetime": math.inf}, "lifetime: must be a number of seconds above 0, not inf"),
     ],
 )
-def test_what_cannot_be_said_of_a_token_is_refused(wanted: dict[str, Any], problem: str) -> None:
+def test_an_impossible_token_is_refused(wanted: dict[str, Any], problem: str) -> None:
     with pytest.raises(EventError, match=exactly(problem)):
         make(**wanted)
 
 
-def test_a_token_is_never_longer_than_one_may_be() -> None:
-    """One that is would be refused when it comes back."""
+def test_an_issued_token_has_the_maximum_length_at_most() -> None:
+    """A longer one would be refused later."""
     with pytest.raises(EventError) as raised:
         make(grants={Action.SUBSCRIBE: tuple(f"orders.{number:0>100}" for number in range(60))})
     assert str(raised.value).startswith("grants: make a token of ")
@@ -202,34 +204,34 @@ def test_a_subject_may_be_any_text() -> None:
         ),
     ],
 )
-def test_a_secret_that_is_none_is_refused(
+def test_an_unusable_secret_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], problem: str
 ) -> None:
-    """It is never passed over for one that ends with the process."""
+    """No generated one replaces it."""
     monkeypatch.chdir(tmp_path)
     Path("short").write_text("short\n")
     Path("empty").touch()
     with pytest.raises(ConfigError, match=exactly(problem)):
-        mint(Config(**settings))  # type: ignore[arg-type]
+        issue(Config(**settings))  # type: ignore[arg-type]
 
 
-def test_without_the_extra_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is needed with the first token, or where there is a secret."""
+def test_without_the_extra_no_token_is_issued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error comes with the first token, or at the start if there is a secret."""
     monkeypatch.setitem(sys.modules, "jwt", None)
-    calls: list[Callable[[], object]] = [make, lambda: mint(Config(token_secret=SECRET))]
+    calls: list[Callable[[], object]] = [make, lambda: issue(Config(token_secret=SECRET))]
     for call in calls:
         with pytest.raises(ExtraError) as raised:
             call()
         assert str(raised.value) == "signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'"
-    assert mint().keys == ()
+    assert issue().keys == ()
 
 
-# One in the place of another.
+# Replacement at a reload.
 
 
-def test_a_secret_that_was_made_is_made_once() -> None:
-    """Tokens that were made with it are known by the next, also where another was configured between."""
-    first = mint()
+def test_a_generated_secret_is_generated_once() -> None:
+    """Its tokens are accepted after a reload, also if another secret was configured in between."""
+    first = issue()
     second = TokenIssuer(Config(), now, before=first)
     made = first.make(READ, subject="visitor-1", lifetime=3600.0, by=ROOT)
     third = TokenIssuer(Config(token_secret=SECRET), now, before=second)
@@ -239,7 +241,7 @@ def test_a_secret_that_was_made_is_made_once() -> None:
         principal(made, third.keys)
 
 
-def test_a_secret_that_is_configured_is_the_one() -> None:
+def test_a_configured_secret_replaces_a_generated_one() -> None:
     first = TokenIssuer(Config(token_secret=SECRET), now)
     made = first.make(READ, subject="visitor-1", lifetime=3600.0, by=ROOT)
     assert principal(made, TokenIssuer(Config(token_secret=SECRET), now, before=first).keys).id == made.id

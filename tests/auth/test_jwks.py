@@ -1,4 +1,4 @@
-"""Keys that somebody else publishes, and that change."""
+"""JWKS: keys of an issuer that change."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ def ids(keys: Jwks) -> list[str | None]:
     return [key.kid for key in keys.keys]
 
 
-async def test_the_keys_of_a_url_are_there_once_it_was_read(issuer: Issuer, opened: Open) -> None:
+async def test_the_keys_of_a_url_are_there_after_the_first_fetch(issuer: Issuer, opened: Open) -> None:
     assert ids(Jwks(issuer.url, refresh=3600.0)) == []
     assert ids(await opened(issuer.url)) == ["old"]
     assert issuer.asked == 1
@@ -62,21 +62,21 @@ async def test_the_keys_of_a_file_are_there_at_once(file: Path, opened: Open) ->
     assert ids(await opened(str(file))) == ["old", "secret"]
 
 
-async def test_secrets_of_a_url_are_left_out(issuer: Issuer, opened: Open) -> None:
-    """Whoever can read it could sign with them."""
+async def test_symmetric_keys_of_a_url_are_left_out(issuer: Issuer, opened: Open) -> None:
+    """Everyone who can fetch them could sign."""
     issuer.body = jwks(OLD, jwk("HS256", kid="secret"))
     assert ids(await opened(issuer.url)) == ["old"]
 
 
-async def test_keys_are_read_again_when_it_is_time(issuer: Issuer, opened: Open) -> None:
+async def test_keys_are_fetched_at_intervals(issuer: Issuer, opened: Open) -> None:
     keys = await opened(issuer.url, refresh=0.01)
     issuer.body = jwks(NEW)
     asked = issuer.asked
-    await issuer.until_asked(asked + 2)  # the first of them may have been answered before
+    await issuer.until_asked(asked + 2)  # The first of them may have been answered before.
     assert ids(keys) == ["new"]
 
 
-async def test_a_file_is_read_again_when_it_is_time(file: Path, opened: Open) -> None:
+async def test_a_file_is_read_at_intervals(file: Path, opened: Open) -> None:
     file.write_bytes(jwks(OLD))
     keys = await opened(str(file), refresh=0.01)
     file.write_bytes(jwks(NEW))
@@ -85,8 +85,8 @@ async def test_a_file_is_read_again_when_it_is_time(file: Path, opened: Open) ->
             await asyncio.sleep(0.01)
 
 
-async def test_keys_are_read_again_when_one_is_missed(issuer: Issuer, opened: Open) -> None:
-    """Without waiting for the time; but not again just after."""
+async def test_an_unknown_key_causes_a_fetch(issuer: Issuer, opened: Open) -> None:
+    """It does not wait for the interval, but for the pause since the last fetch."""
     keys = await opened(issuer.url, pause=0.0)
     issuer.body = jwks(NEW)
     await keys.refresh()
@@ -94,8 +94,8 @@ async def test_keys_are_read_again_when_one_is_missed(issuer: Issuer, opened: Op
     assert issuer.asked == 2
 
 
-async def test_keys_are_not_read_twice_within_a_pause(issuer: Issuer, opened: Open) -> None:
-    """Anyone can name a key that is not there; the issuer shall not hear of all."""
+async def test_unknown_keys_cause_one_fetch_per_pause(issuer: Issuer, opened: Open) -> None:
+    """Any client can name an unknown key, and the issuer must not get a request for each."""
     keys = await opened(issuer.url)
     issuer.body = jwks(NEW)
     for _ in range(100):
@@ -103,7 +103,7 @@ async def test_keys_are_not_read_twice_within_a_pause(issuer: Issuer, opened: Op
     assert (issuer.asked, ids(keys)) == (1, ["old"])
 
 
-async def test_all_who_miss_a_key_share_one_reading(issuer: Issuer, opened: Open) -> None:
+async def test_all_requests_for_an_unknown_key_share_a_fetch(issuer: Issuer, opened: Open) -> None:
     keys = await opened(issuer.url, pause=0.0)
     issuer.body = jwks(NEW)
     issuer.open.clear()
@@ -116,8 +116,8 @@ async def test_all_who_miss_a_key_share_one_reading(issuer: Issuer, opened: Open
     assert (issuer.asked, ids(keys)) == (2, ["new"])
 
 
-async def test_who_misses_a_key_while_it_is_read_waits_for_it(issuer: Issuer) -> None:
-    """Within the pause too: it is the very reading that may bring it."""
+async def test_a_request_for_an_unknown_key_waits_for_a_running_fetch(issuer: Issuer) -> None:
+    """This holds within the pause too: that fetch may bring the key."""
     issuer.open.clear()
     keys = Jwks(issuer.url, refresh=3600.0)
     starting = asyncio.create_task(keys.start())
@@ -131,10 +131,8 @@ async def test_who_misses_a_key_while_it_is_read_waits_for_it(issuer: Issuer) ->
     await keys.close()
 
 
-async def test_one_that_waits_no_longer_leaves_the_reading_to_the_others(
-    issuer: Issuer, opened: Open
-) -> None:
-    """A client that hangs up cancels nothing but its own request."""
+async def test_a_cancelled_request_leaves_the_fetch_to_the_others(issuer: Issuer, opened: Open) -> None:
+    """A client that hangs up cancels its own request only."""
     keys = await opened(issuer.url, pause=0.0)
     issuer.body = jwks(NEW)
     issuer.open.clear()
@@ -167,10 +165,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-async def test_a_reading_that_fails_leaves_the_keys_as_they_are(
+async def test_a_failed_fetch_keeps_the_keys(
     issuer: Issuer, opened: Open, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """It is said once, however long it lasts, and said again when it is over."""
+    """The outage is logged once, and its end."""
     caplog.set_level(logging.INFO, "sse_broadcast.keys")
     keys = await opened(issuer.url, pause=0.0)
     answer, problem = BAD[kind]
@@ -189,8 +187,8 @@ async def test_a_reading_that_fails_leaves_the_keys_as_they_are(
     ]
 
 
-async def test_an_issuer_that_is_away_is_asked_again_soon(issuer: Issuer, opened: Open) -> None:
-    """That it cannot be read is no reason not to begin; nor does it wait for the next time."""
+async def test_an_unreachable_issuer_is_retried_soon(issuer: Issuer, opened: Open) -> None:
+    """The server starts all the same, and the retry does not wait for the interval."""
     issuer.status = 503
     keys = await opened(issuer.url, pause=0.01)
     assert ids(keys) == []
@@ -202,7 +200,7 @@ async def test_an_issuer_that_is_away_is_asked_again_soon(issuer: Issuer, opened
             await asyncio.sleep(0.01)
 
 
-async def test_a_server_that_is_not_there_is_a_failed_reading(
+async def test_an_unreachable_server_is_a_failed_fetch(
     opened: Open, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = await opened(f"http://127.0.0.1:{unused_tcp_port}/jwks")
@@ -217,7 +215,7 @@ async def test_a_server_that_is_not_there_is_a_failed_reading(
 async def test_no_secret_of_a_url_is_logged(
     issuer: Issuer, opened: Open, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """Whatever goes wrong: errors of aiohttp have all of the URL in them."""
+    """aiohttp's errors have the whole URL."""
     caplog.set_level(logging.DEBUG, "sse_broadcast.keys")
     url = issuer.url
     server = await asyncio.start_server(talk_nonsense, "127.0.0.1", 0)
@@ -235,13 +233,13 @@ async def test_no_secret_of_a_url_is_logged(
 
 
 async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer with what is no HTTP."""
+    """Respond with bytes that are not HTTP."""
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"\x00\x01\r\n\r\n")
     writer.close()
 
 
-async def test_an_issuer_that_does_not_answer_is_waited_for_so_long(
+async def test_a_fetch_has_a_timeout(
     issuer: Issuer, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.05)
@@ -253,10 +251,10 @@ async def test_an_issuer_that_does_not_answer_is_waited_for_so_long(
     ]
 
 
-async def test_a_name_is_asked_for_in_a_thread_of_the_loops_executor(
+async def test_a_host_name_is_resolved_by_the_loops_executor(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By Python, also on uvloop, whose own threads are waited for at the end of the process."""
+    """Python resolves it on uvloop too, whose own threads would delay the exit."""
     asked = socket.getaddrinfo
 
     def answer(host: str, *args: Any, **options: Any) -> object:
@@ -270,8 +268,8 @@ async def test_a_name_is_asked_for_in_a_thread_of_the_loops_executor(
     assert await asyncio.to_thread(fetched) == jwks(OLD)
 
 
-async def test_an_answer_without_an_end_is_cut(issuer: Issuer) -> None:
-    """By its size, before its length is known."""
+async def test_an_endless_response_is_cut_off(issuer: Issuer) -> None:
+    """Its size is limited, with or without a length."""
     endless = web.Application()
 
     async def drip(request: web.Request) -> web.StreamResponse:
@@ -293,7 +291,7 @@ async def test_an_answer_without_an_end_is_cut(issuer: Issuer) -> None:
         await runner.cleanup()
 
 
-async def test_a_file_that_is_gone_leaves_its_keys(
+async def test_a_missing_file_keeps_its_keys(
     file: Path, opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.write_bytes(jwks(OLD))
@@ -306,8 +304,8 @@ async def test_a_file_that_is_gone_leaves_its_keys(
     ]
 
 
-async def test_what_was_started_ends(issuer: Issuer) -> None:
-    """No task is left, and nothing is read any more."""
+async def test_closing_ends_the_fetches(issuer: Issuer) -> None:
+    """No task is left, and nothing is fetched any more."""
     keys = Jwks(issuer.url, refresh=3600.0, pause=0.0)
     await keys.start()
     await keys.close()
@@ -317,7 +315,7 @@ async def test_what_was_started_ends(issuer: Issuer) -> None:
     await keys.close()
 
 
-async def test_a_reading_that_goes_on_ends_too(issuer: Issuer) -> None:
+async def test_closing_cancels_a_running_fetch(issuer: Issuer) -> None:
     keys = Jwks(issuer.url, refresh=3600.0, pause=0.0)
     await keys.start()
     issuer.open.clear()
@@ -347,7 +345,7 @@ UNSAFE += ["ftp://localhost/", "file:///etc/passwd", "https://", "https:///jwks"
         ("https://secret@id.example.com/", "a URL with a user or a password is not allowed"),
     ],
 )
-def test_keys_are_read_where_nobody_can_change_them(url: str, problem: str) -> None:
+def test_an_unencrypted_url_of_another_machine_is_refused(url: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=exactly(f"jwt_jwks: {problem}")):
         Jwks(url, refresh=3600.0)
 
@@ -356,12 +354,12 @@ def test_keys_are_read_where_nobody_can_change_them(url: str, problem: str) -> N
     "url",
     ["https://a.example/jwks", "http://localhost:1/", "http://127.9.9.9/", "http://[::1]:1/", "HTTPS://a/"],
 )
-def test_addresses_that_are_taken(url: str) -> None:
+def test_accepted_urls(url: str) -> None:
     assert Jwks(url, refresh=3600.0).keys == ()
 
 
-async def test_a_file_that_holds_no_keys_is_refused_at_once(file: Path) -> None:
-    """There is nobody who could mend it meanwhile."""
+async def test_a_file_without_keys_is_refused_at_the_start(file: Path) -> None:
+    """An issuer may recover, a file does not."""
     file.write_bytes(b"{}")
     with pytest.raises(ConfigError) as raised:
         Jwks(str(file), refresh=3600.0)
@@ -370,7 +368,7 @@ async def test_a_file_that_holds_no_keys_is_refused_at_once(file: Path) -> None:
 
 @pytest.fixture
 async def authenticator(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Authenticator]:
-    """Start what takes the tokens of an issuer, and end it with the test."""
+    """Start an authenticator for the tokens of an issuer, and close it with the test."""
     monkeypatch.setattr(module.Jwks.__init__, "__kwdefaults__", {"pause": 0.0})
     authenticator = Authenticator(Config(jwt_jwks=issuer.url), clock=lambda: NOW)
     await authenticator.start()
@@ -382,7 +380,7 @@ def new_token() -> str:
     return token("EdDSA", CLAIMS, key=private_key("EdDSA", 1), header={"kid": "new"})
 
 
-async def test_a_token_of_a_new_key_is_good_as_soon_as_the_key_is_published(
+async def test_a_token_of_a_new_key_is_accepted_once_the_key_is_published(
     issuer: Issuer, authenticator: Authenticator
 ) -> None:
     with pytest.raises(CredentialError):
@@ -393,9 +391,7 @@ async def test_a_token_of_a_new_key_is_good_as_soon_as_the_key_is_published(
     assert (await authenticator.authenticate(token("EdDSA", header={"kid": "old"}))).subject == "ann"
 
 
-async def test_a_stampede_of_a_new_key_asks_the_issuer_once(
-    issuer: Issuer, authenticator: Authenticator
-) -> None:
+async def test_many_tokens_of_a_new_key_cause_one_fetch(issuer: Issuer, authenticator: Authenticator) -> None:
     issuer.body = jwks(NEW)
     issuer.open.clear()
     asked = issuer.asked
@@ -406,8 +402,10 @@ async def test_a_stampede_of_a_new_key_asks_the_issuer_once(
     assert issuer.asked == asked + 1
 
 
-async def test_an_outage_of_the_issuer_is_not_ours(issuer: Issuer, authenticator: Authenticator) -> None:
-    """Tokens of known keys are good without it, and without waiting for it."""
+async def test_an_outage_of_the_issuer_does_not_affect_known_keys(
+    issuer: Issuer, authenticator: Authenticator
+) -> None:
+    """Their tokens are accepted without waiting."""
     issuer.open.clear()
     stranger = asyncio.create_task(authenticator.authenticate(new_token()))
     await issuer.until_asked(2)
@@ -420,7 +418,7 @@ async def test_an_outage_of_the_issuer_is_not_ours(issuer: Issuer, authenticator
     assert (await authenticator.authenticate(token("EdDSA", header={"kid": "old"}))).subject == "ann"
 
 
-async def test_keys_that_are_known_hold_until_others_are_read(issuer: Issuer, opened: Open) -> None:
+async def test_known_keys_are_valid_until_others_are_fetched(issuer: Issuer, opened: Open) -> None:
     (known,) = (await opened(issuer.url)).keys
     issuer.body, issuer.status = jwks(NEW), 500
     keys = await opened(issuer.url, known=(known,))

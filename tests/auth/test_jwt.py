@@ -1,4 +1,4 @@
-"""Tokens that somebody signed, verified with keys of ours."""
+"""JWTs: verification with the configured keys."""
 
 import hashlib
 import hmac
@@ -35,7 +35,7 @@ def key_of(folder: Path, algorithm: str, which: int = 0) -> Key:
 
 
 def fault_of(text: str, keys: Sequence[Key], rules: ClaimRules | None = None) -> str | None:
-    """Return what is wrong with a token, or None for a good one."""
+    """Return the error of a token, or None."""
     try:
         claims_of(text, header_of(text), keys, ClaimRules() if rules is None else rules)
     except CredentialError as error:
@@ -44,18 +44,18 @@ def fault_of(text: str, keys: Sequence[Key], rules: ClaimRules | None = None) ->
 
 
 def refusal(text: str) -> str:
-    """Return what is said of a token whose header is not taken."""
+    """Return the error of a token with a refused header."""
     with pytest.raises(CredentialError) as raised:
         header_of(text)
     return str(raised.value).removeprefix("token: ")
 
 
-def test_a_header_says_how_a_token_is_signed() -> None:
+def test_the_header_has_the_algorithm() -> None:
     assert header_of(token("ES256", header={"kid": "a", "x": 1})) == TokenHeader("ES256", "a")
     assert header_of(token("ES256")) == TokenHeader("ES256", None)
 
 
-def test_what_is_said_of_a_token_is_what_it_says(tmp_path: Path) -> None:
+def test_the_claims_are_those_of_the_token(tmp_path: Path) -> None:
     text = token("ES256")
     assert claims_of(text, header_of(text), [key_of(tmp_path, "ES256")], ClaimRules()) == CLAIMS
 
@@ -64,13 +64,13 @@ def test_what_is_said_of_a_token_is_what_it_says(tmp_path: Path) -> None:
     ("text", "is_one"), [("a.b.c", True), ("..", True), ("a.b", False), ("a.b.c.d.e", False)]
 )
 def test_a_signed_token_has_three_parts(text: str, *, is_one: bool) -> None:
-    """An encrypted one has five, and is none of ours."""
+    """An encrypted one has five, and is refused."""
     assert is_signed(text) is is_one
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("change", [" {}", "{}\n", "{}!!!!", "{}+aaa", "{}/aaa", "\xe9{}", "A", "{}===", "="])
-def test_what_decoders_skip_is_refused(index: int, change: str) -> None:
+def test_characters_that_decoders_skip_are_refused(index: int, change: str) -> None:
     parts = token("EdDSA").split(".")
     parts[index] = change.format(parts[index])
     assert (
@@ -78,9 +78,11 @@ def test_what_decoders_skip_is_refused(index: int, change: str) -> None:
     )
 
 
-def test_bits_that_say_nothing_are_none() -> None:
-    """The last character of a signature has some, and each other spelling would be another token."""
-    text = token("EdDSA")  # of 64 bytes: two bits of the last character are of the signature, four of nothing
+def test_unused_bits_must_be_zero() -> None:
+    """The last character of a signature has some: another value would be a second spelling of the token."""
+    text = token(
+        "EdDSA"
+    )  # For 64 bytes the last character has two bits of the signature and four unused ones.
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     other = alphabet[alphabet.index(text[-1]) ^ 1]
     assert refusal(text[:-1] + other) == "is not valid: Invalid crypto padding"
@@ -111,7 +113,7 @@ CRIT = "is not valid: Unsupported critical extension: "
         ),
     ],
 )
-def test_a_header_that_is_none_is_refused(header: str, problem: str) -> None:
+def test_a_malformed_header_is_refused(header: str, problem: str) -> None:
     assert refusal(token("RS256", header=header)) == problem
 
 
@@ -126,8 +128,8 @@ def test_a_header_that_is_none_is_refused(header: str, problem: str) -> None:
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_an_algorithm_that_no_key_has_is_refused(tmp_path: Path, algorithm: object, told: str) -> None:
-    """None of them is asked whether it would do."""
+def test_an_algorithm_without_a_key_is_refused(tmp_path: Path, algorithm: object, told: str) -> None:
+    """No key is tried."""
     text = token("RS256", header={"alg": algorithm})
     fault = fault_of(text, [key_of(tmp_path, "RS256")])
     assert fault == f"is signed with {told}, which is not its key's algorithm"
@@ -135,14 +137,14 @@ def test_an_algorithm_that_no_key_has_is_refused(tmp_path: Path, algorithm: obje
 
 @pytest.mark.parametrize("name", FOREIGN)
 @pytest.mark.parametrize("value", [None, "https://evil.example/keys", {"kty": "oct", "k": "eA"}, ["exp"], []])
-def test_a_header_that_brings_its_own_key_is_refused(name: str, value: Any) -> None:
-    """Nobody looks where it points (RFC 8725, 3.10), whatever it says there."""
+def test_a_header_with_its_own_key_is_refused(name: str, value: Any) -> None:
+    """Its URL is not fetched (RFC 8725, 3.10), whatever it is."""
     text = token("RS256", header={name: value})
     assert refusal(text) == f"its header has {name}, which is not accepted"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_token_is_known_by_the_key_it_was_signed_with(tmp_path: Path, algorithm: str) -> None:
+def test_a_token_is_verified_by_the_key_that_signed_it(tmp_path: Path, algorithm: str) -> None:
     assert fault_of((token(algorithm)), [key_of(tmp_path, algorithm)]) is None
     assert fault_of((token(algorithm)), [key_of(tmp_path, algorithm, 1)]) == "its signature is wrong"
     both = [key_of(tmp_path, algorithm, 1), key_of(tmp_path, algorithm)]
@@ -151,7 +153,7 @@ def test_a_token_is_known_by_the_key_it_was_signed_with(tmp_path: Path, algorith
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("claimed", ALGORITHMS)
-def test_an_algorithm_is_its_keys_and_not_the_tokens(tmp_path: Path, algorithm: str, claimed: str) -> None:
+def test_the_algorithm_is_that_of_the_key(tmp_path: Path, algorithm: str, claimed: str) -> None:
     fault = fault_of((token(algorithm, header={"alg": claimed})), [key_of(tmp_path, algorithm)])
     if claimed == algorithm:
         assert fault is None
@@ -162,10 +164,10 @@ def test_an_algorithm_is_its_keys_and_not_the_tokens(tmp_path: Path, algorithm: 
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 @pytest.mark.parametrize("kid", [None, "a"])
 @pytest.mark.parametrize("stripped", [False, True])
-def test_a_public_key_is_no_secret_to_sign_with(
+def test_a_public_key_is_no_symmetric_key(
     tmp_path: Path, algorithm: str, kid: str | None, *, stripped: bool
 ) -> None:
-    """Everyone has it: HS256 with its bytes is the oldest forgery of all (RFC 8725, 2.1)."""
+    """It is public: HS256 with its bytes is a well-known forgery (RFC 8725, 2.1)."""
     public = pem(private_key(algorithm))
     secret = public.strip() if stripped else public
     header = part(json.dumps({"alg": "HS256", "kid": kid} if kid else {"alg": "HS256"}))
@@ -176,13 +178,13 @@ def test_a_public_key_is_no_secret_to_sign_with(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_no_signature_is_a_wrong_one(tmp_path: Path, algorithm: str) -> None:
+def test_an_empty_signature_is_wrong(tmp_path: Path, algorithm: str) -> None:
     unsigned = token(algorithm).rpartition(".")[0] + "."
     assert fault_of((unsigned), [key_of(tmp_path, algorithm)]) == "its signature is wrong"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_was_changed_after_it_was_signed_is_refused(tmp_path: Path, algorithm: str) -> None:
+def test_a_changed_token_is_refused(tmp_path: Path, algorithm: str) -> None:
     key = key_of(tmp_path, algorithm)
     head, payload, signature = token(algorithm).split(".")
     other_head, other_payload, other_signature = token(algorithm, {"exp": 1}, header={"kid": "x"}).split(".")
@@ -218,16 +220,14 @@ KEYS = keys_of_jwks(
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_kid_chooses_among_our_keys_and_does_nothing_else(
-    header: dict[str, Any], which: int, fault: str | None
-) -> None:
+def test_a_kid_only_selects_a_configured_key(header: dict[str, Any], which: int, fault: str | None) -> None:
     """Without one, each key of the algorithm is tried."""
     assert fault_of((token("RS256", key=private_key("RS256", which), header=header)), KEYS) == fault
 
 
 @pytest.mark.parametrize("name", ["alg", "kid", "typ", "crit"])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-def test_a_header_may_be_nested_as_deep_as_it_is_long(name: str, opening: str) -> None:
+def test_a_deeply_nested_header_is_refused(name: str, opening: str) -> None:
     closing = "]" if opening == "[" else "}"
     for depth in (64, 100, 1000, 1150):
         deep = f'{{"{name}": {opening * depth}1{closing * depth}}}'
@@ -235,13 +235,13 @@ def test_a_header_may_be_nested_as_deep_as_it_is_long(name: str, opening: str) -
     refusal(token("RS256", header=opening * 1200))
 
 
-def test_a_key_without_an_id_may_be_meant_by_any(tmp_path: Path) -> None:
-    """Whoever has one key has no need to name it."""
+def test_a_key_without_an_id_matches_any_kid(tmp_path: Path) -> None:
+    """With one key there is no need to name it."""
     key = key_of(tmp_path, "RS256")
     assert fault_of((token("RS256", header={"kid": "anything"})), [key]) is None
 
 
-def test_without_keys_none_is_known() -> None:
+def test_without_keys_every_token_is_refused() -> None:
     assert fault_of((token("RS256")), []) == "is signed with an unknown key"
 
 
@@ -263,7 +263,7 @@ def test_a_token_cut_short_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 63, 64, 65, 255, 256, 257, 3000])
-def test_a_signature_of_any_size_is_wrong(tmp_path: Path, algorithm: str, size: int) -> None:
+def test_a_signature_of_any_other_size_is_wrong(tmp_path: Path, algorithm: str, size: int) -> None:
     signed = token(algorithm).rpartition(".")[0]
     for byte in (b"\x00", b"\xff"):
         fault = fault_of(f"{signed}.{part(byte * size)}", [key_of(tmp_path, algorithm)])
@@ -275,7 +275,7 @@ async def claims_by(verifier: Verifier, text: str) -> Any:
 
 
 class Changing:
-    """Keys that are others when they are looked at again."""
+    """A key source whose keys change at the refresh."""
 
     def __init__(self, *keys: tuple[Key, ...]) -> None:
         self._keys = list(keys)
@@ -291,8 +291,8 @@ class Changing:
             del self._keys[0]
 
 
-async def test_a_key_that_is_not_known_is_looked_for_again() -> None:
-    """Its owner may have published it meanwhile."""
+async def test_an_unknown_key_causes_a_refresh() -> None:
+    """Its issuer may have published it meanwhile."""
     source = Changing(KEYS[:1], KEYS)
     verifier = Verifier(ClaimRules(), source=source)
     await claims_by(verifier, token("RS256", header={"kid": "a"}))
@@ -301,37 +301,37 @@ async def test_a_key_that_is_not_known_is_looked_for_again() -> None:
     assert source.renewed == 1
 
 
-async def test_a_token_that_names_no_key_is_tried_again_with_new_ones() -> None:
-    """It may be signed with one of them."""
+async def test_a_token_without_a_kid_is_tried_again_after_a_refresh() -> None:
+    """One of the new keys may have signed it."""
     source = Changing(KEYS[:1], KEYS)
     await claims_by(Verifier(ClaimRules(), source=source), token("RS256", key=private_key("RS256", 1)))
     assert source.renewed == 1
 
 
-async def test_keys_without_ids_are_never_the_ones_that_were_named() -> None:
-    """A token that names none may be of one that is not there yet."""
+async def test_keys_without_ids_cannot_satisfy_a_kid() -> None:
+    """A token without a kid may belong to a key that is not there yet."""
     one, other = (keys_of_jwks(jwks(jwk("RS256", which)), secrets=False) for which in (0, 1))
     source = Changing(one, other)
     await claims_by(Verifier(ClaimRules(), source=source), token("RS256", key=private_key("RS256", 1)))
     assert source.renewed == 1
 
 
-async def test_a_token_that_is_wrong_for_the_key_it_names_is_wrong() -> None:
-    """Nothing new is asked for: whoever forges could have it asked for all the time."""
+async def test_a_wrong_signature_of_a_known_key_causes_no_refresh() -> None:
+    """Otherwise forged tokens could cause one each."""
     source = Changing(KEYS)
     with pytest.raises(CredentialError, match=exactly("token: its signature is wrong")):
         await claims_by(Verifier(ClaimRules(), source=source), token("RS256", header={"kid": "b"}))
     assert source.renewed == 0
 
 
-async def test_a_key_that_is_not_known_again_is_refused() -> None:
+async def test_a_key_that_stays_unknown_is_refused() -> None:
     source = Changing(KEYS[:1])
     with pytest.raises(CredentialError, match=exactly("token: is signed with an unknown key")):
         await claims_by(Verifier(ClaimRules(), source=source), token("RS256", header={"kid": "b"}))
     assert source.renewed == 1
 
 
-async def test_keys_of_a_file_and_of_a_source_are_all_taken(tmp_path: Path) -> None:
+async def test_keys_of_a_file_and_of_a_source_are_both_used(tmp_path: Path) -> None:
     verifier = Verifier(ClaimRules(), [key_of(tmp_path, "HS256")], Changing(KEYS))
     await claims_by(verifier, token("HS256"))
     await claims_by(verifier, token("ES256", header={"kid": "c"}))

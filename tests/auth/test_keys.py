@@ -1,4 +1,4 @@
-"""What tokens are signed with."""
+"""Keys that verify signed tokens."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def knows(key: Key, text: str) -> bool:
 
 
 def refusal(folder: Path, data: bytes) -> str:
-    """Return what is said of a file that holds no key."""
+    """Return the error of a file without a usable key."""
     file = folder / "key"
     file.write_bytes(data)
     with pytest.raises(ConfigError) as raised:
@@ -46,14 +46,14 @@ def refusal(folder: Path, data: bytes) -> str:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_file_holds_a_key_of_one_algorithm(tmp_path: Path, algorithm: str) -> None:
+def test_a_file_has_a_key_of_one_algorithm(tmp_path: Path, algorithm: str) -> None:
     key = key_of_file(public_file(tmp_path, algorithm), setting="jwt_key_file")
     assert (key.algorithm, key.kid) == (algorithm, None)
     assert knows(key, token(algorithm))
     assert not knows(key, token(algorithm, key=private_key(algorithm, 1)))
 
 
-def test_a_key_is_not_shown(tmp_path: Path) -> None:
+def test_a_key_is_not_in_the_representation(tmp_path: Path) -> None:
     assert (
         repr(key_of_file(public_file(tmp_path, "HS256"), setting="x")) == "Key(algorithm='HS256', kid=None)"
     )
@@ -67,8 +67,8 @@ ONE_KEY = "must hold one public key, as PEM (-----BEGIN PUBLIC KEY-----)"
 OTHER_KIND = "must be RSA of 2048 bits or more, EC of P-256 or Ed25519"
 
 
-def test_a_file_of_another_kind_of_key_is_refused(tmp_path: Path) -> None:
-    """A private key has no place beside a server; short keys and other curves are not taken."""
+def test_a_file_with_another_kind_of_key_is_refused(tmp_path: Path) -> None:
+    """It has a private key, a short one or one of another curve."""
     assert refusal(tmp_path, private_pem(private_key("RS256"))) == ONE_KEY
     assert refusal(tmp_path, pem(private_key("RS256")) * 2) == ONE_KEY
     assert refusal(tmp_path, b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n") == ONE_KEY
@@ -82,8 +82,8 @@ def test_a_file_of_another_kind_of_key_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [b"", b"\n", b"a comment\n", b"\xef\xbb\xbf"])
-def test_a_public_key_is_never_taken_for_a_secret(tmp_path: Path, before: bytes) -> None:
-    """Whatever stands before it: everyone who knows it could sign with it."""
+def test_a_public_key_is_never_used_as_a_secret(tmp_path: Path, before: bytes) -> None:
+    """Text may precede it. Everyone who knows it could sign with it."""
     file = tmp_path / "key"
     file.write_bytes(before + pem(private_key("RS256")))
     try:
@@ -96,7 +96,7 @@ def test_a_public_key_is_never_taken_for_a_secret(tmp_path: Path, before: bytes)
 NO_SECRET = "is a public or private key, not an HS256 secret"
 
 
-def test_other_forms_of_a_key_are_never_taken_for_a_secret(tmp_path: Path) -> None:
+def test_other_encodings_of_a_key_are_never_used_as_a_secret(tmp_path: Path) -> None:
     public = private_key("RS256").public_key()
     assert refusal(tmp_path, public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)) == NO_SECRET
     assert refusal(tmp_path, json.dumps(jwk("RS256")).encode()) == NO_SECRET
@@ -107,8 +107,8 @@ def test_other_forms_of_a_key_are_never_taken_for_a_secret(tmp_path: Path) -> No
     assert refusal(tmp_path, inside) == refusal(tmp_path, inside[:64] + b"\n" + inside[64:]) == NO_SECRET
 
 
-def test_a_secret_is_at_least_as_long_as_what_it_makes(tmp_path: Path) -> None:
-    """RFC 7518, 3.2: 32 bytes. The line end of its file is none of them."""
+def test_a_secret_has_at_least_32_bytes(tmp_path: Path) -> None:
+    """RFC 7518, 3.2. The line end of its file does not count."""
     assert refusal(tmp_path, b"x" * 31) == "must have at least 32 bytes, not 31"
     assert refusal(tmp_path, b"x" * 31 + b"\n") == "must have at least 32 bytes, not 31"
     assert refusal(tmp_path, b"") == "must have at least 32 bytes, not 0"
@@ -119,7 +119,7 @@ def test_a_secret_is_at_least_as_long_as_what_it_makes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_jwks_has_keys_by_their_ids(algorithm: str) -> None:
+def test_a_jwks_has_keys_by_id(algorithm: str) -> None:
     data = jwks(
         jwk(algorithm, kid="a"),
         jwk(algorithm, 1, kid="b", alg=algorithm, use="sig", key_ops=["verify"]),
@@ -174,8 +174,8 @@ UNUSABLE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("other", UNUSABLE.values(), ids=UNUSABLE)
-def test_keys_that_cannot_be_used_are_left_out(other: Any) -> None:
-    """Those of other kinds, for other uses, and broken ones (RFC 7517, 5)."""
+def test_unusable_keys_are_left_out(other: Any) -> None:
+    """They are of other kinds, for other uses, or malformed (RFC 7517, 5)."""
     assert [key.kid for key in keys_of_jwks(jwks(other, GOOD), secrets=True)] == ["good"]
 
 
@@ -195,12 +195,12 @@ MEMBERS = st.sampled_from(
 @pytest.mark.parametrize("secrets", [False, True])
 @settings(deadline=None)
 @given(algorithm=st.sampled_from(ALGORITHMS), members=st.dictionaries(MEMBERS, VALUES, max_size=4))
-def test_whatever_is_beside_a_good_key_leaves_that(
+def test_other_entries_do_not_affect_a_good_key(
     algorithm: str, members: dict[str, Any], *, secrets: bool
 ) -> None:
     try:
         keys = keys_of_jwks(jwks(jwk(algorithm, **members), GOOD), secrets=secrets)
-    except ValueError:  # half a surrogate pair is no JSON
+    except ValueError:  # half a surrogate pair is not valid JSON
         assert "\\ud800" in json.dumps(members)
     else:
         assert keys[-1].kid == "good"
@@ -208,7 +208,7 @@ def test_whatever_is_beside_a_good_key_leaves_that(
 
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 def test_a_private_key_in_a_jwks_is_left_out(algorithm: str) -> None:
-    """It is there by mistake, and everyone has it."""
+    """It was published by mistake, so everyone has it."""
     private = jwt.get_algorithm_by_name(algorithm).to_jwk(private_key(algorithm), as_dict=True)
     private.pop("key_ops", None)
     assert "d" in private
@@ -222,7 +222,7 @@ def test_short_rsa_keys_of_a_jwks_are_left_out() -> None:
     assert [key.kid for key in keys_of_jwks(jwks(made, GOOD), secrets=False)] == ["good"]
 
 
-def test_secrets_are_not_taken_from_where_everyone_can_read_them() -> None:
+def test_symmetric_keys_of_a_public_jwks_are_left_out() -> None:
     data = jwks(jwk("HS256", kid="secret"), GOOD)
     assert [key.kid for key in keys_of_jwks(data, secrets=False)] == ["good"]
     assert [key.kid for key in keys_of_jwks(data, secrets=True)] == ["secret", "good"]
@@ -244,12 +244,12 @@ def test_secrets_are_not_taken_from_where_everyone_can_read_them() -> None:
     ],
     ids=lambda value: str(value[:16]),
 )
-def test_a_jwks_without_a_key_is_none(data: bytes, problem: str) -> None:
+def test_a_jwks_without_a_usable_key_is_refused(data: bytes, problem: str) -> None:
     with pytest.raises(ValueError, match=exactly(problem)):
         keys_of_jwks(data, secrets=False)
 
 
-def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     require_extra()
     for module in ("jwt", "cryptography"):
         with monkeypatch.context() as patch:

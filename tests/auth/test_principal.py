@@ -1,4 +1,4 @@
-"""Who may do what where."""
+"""Principals: permissions by action and channel."""
 
 import sys
 
@@ -12,8 +12,8 @@ from sse_broadcast.channels import compile_patterns
 ORDERS = Principal({Action.SUBSCRIBE: ("orders.*", "news"), Action.INSPECT: ("*",)}, "ann")
 
 
-def test_the_actions_are_the_words_of_tokens_and_settings() -> None:
-    """They are text, and go into claims as they are."""
+def test_actions_are_the_words_of_tokens_and_settings() -> None:
+    """They are text, and are put into claims unchanged."""
     assert [str(action) for action in Action] == ["publish", "subscribe", "inspect", "admin"]
 
 
@@ -38,37 +38,35 @@ def test_the_actions_are_the_words_of_tokens_and_settings() -> None:
         (Action.INSPECT, "*", True),
     ],
 )
-def test_a_grant_covers_what_its_patterns_match_and_no_more(
-    action: Action, channel: str, *, allowed: bool
-) -> None:
-    """A pattern that is asked for is covered only as a whole; of other actions it says nothing."""
+def test_a_grant_covers_what_its_patterns_match(action: Action, channel: str, *, allowed: bool) -> None:
+    """A requested pattern must be covered as a whole. A grant covers its own action only."""
     assert ORDERS.allows(action, channel) is allowed
     assert ORDERS.first_denied(action, ["orders.17" if action is Action.SUBSCRIBE else channel, channel]) == (
         None if allowed else channel
     )
 
 
-def test_the_server_as_a_whole_is_the_star() -> None:
-    """Who may ask about some channels may not ask about the server."""
+def test_the_whole_server_is_the_star() -> None:
+    """Permission to inspect some channels is none to inspect the server."""
     assert ORDERS.allows(Action.INSPECT)
     assert not ORDERS.allows(Action.SUBSCRIBE)
     assert not Principal({Action.INSPECT: ("orders.*",)}).allows(Action.INSPECT)
 
 
-def test_the_first_that_is_refused_is_named() -> None:
+def test_the_first_denied_channel_is_named() -> None:
     assert ORDERS.first_denied(Action.SUBSCRIBE, ["news", "b", "a"]) == "b"
     assert ORDERS.first_denied(Action.PUBLISH, ["b", "a"]) == "b"
     assert ORDERS.first_denied(Action.PUBLISH, []) is None
 
 
-def test_everything_is_every_action_everywhere() -> None:
-    """One that is added is one of them."""
+def test_all_permissions_are_every_action_on_every_channel() -> None:
+    """An action added later is among them."""
     assert all(
         Principal(EVERYTHING).allows(action, channel) for action in Action for channel in ("*", "a", "a*")
     )
 
 
-def test_nobody_is_allowed_nothing() -> None:
+def test_no_permissions_allow_nothing() -> None:
     assert Principal().anonymous
     assert not any(Principal().allows(action, "a") for action in Action)
     assert not Principal(subject="").anonymous
@@ -78,8 +76,9 @@ PATTERN = st.text("ab.*", min_size=1, max_size=6)
 
 
 @given(granted=PATTERN, asked=PATTERN, filling=st.lists(st.text("ab.", max_size=3), max_size=6))
-def test_what_a_covered_pattern_matches_is_covered(granted: str, asked: str, filling: list[str]) -> None:
-    """No pattern reaches a channel that the grant does not."""
+def test_a_covered_pattern_matches_covered_channels_only(
+    granted: str, asked: str, filling: list[str]
+) -> None:
     principal = Principal({Action.PUBLISH: (granted,)})
     if not principal.allows(Action.PUBLISH, asked):
         return
@@ -91,8 +90,8 @@ def test_what_a_covered_pattern_matches_is_covered(granted: str, asked: str, fil
     assert principal.allows(Action.PUBLISH, channel)
 
 
-def test_nothing_of_what_it_is_asked_is_kept() -> None:
-    """Whoever asks may ask about any name, and be refused each time."""
+def test_checked_channels_are_not_cached() -> None:
+    """A caller may ask for any name and be refused each time."""
     principal = Principal({Action.PUBLISH: ("orders.*", "news")})
     asked = [f"other.{number}" for number in range(10)]
     kept = [sys.getrefcount(name) for name in asked]

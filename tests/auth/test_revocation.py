@@ -1,4 +1,4 @@
-"""Subjects and tokens that are refused though nothing else is wrong with them."""
+"""Revoked subjects and tokens."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def principal(subject: str | None = "ann", id: str | None = None, issued: float 
     return Principal({}, subject, id, issued)
 
 
-def test_nobody_is_revoked_at_first() -> None:
+def test_a_new_list_is_empty() -> None:
     revocations = RevocationList()
     assert not any(
         revocations.refuses(each)
@@ -27,8 +27,8 @@ def test_nobody_is_revoked_at_first() -> None:
     [(None, True), (NOW - 1, True), (NOW, True), (NOW + 0.001, False), (NOW + 60, False)],
     ids=["unknown", "before", "then", "just after", "later"],
 )
-def test_a_subject_is_refused_what_was_issued_by_then(issued: float | None, *, refused: bool) -> None:
-    """A token made afterwards is good; one that does not say when it was made counts as old."""
+def test_a_subjects_earlier_tokens_are_refused(issued: float | None, *, refused: bool) -> None:
+    """Later ones are accepted. One without a time of issue counts as earlier."""
     revocations = RevocationList(Clock(NOW))
     revocations.revoke("subject", "ann")
     assert revocations.refuses(principal(issued=issued)) is refused
@@ -36,8 +36,8 @@ def test_a_subject_is_refused_what_was_issued_by_then(issued: float | None, *, r
     assert not revocations.refuses(principal(None, issued=issued))
 
 
-def test_a_token_is_refused_by_its_id_alone() -> None:
-    """Whenever it was made and whosever it is; an id is no subject, and a subject no id."""
+def test_a_token_is_refused_by_its_id() -> None:
+    """Its time of issue and its subject do not matter. Ids and subjects are separate."""
     revocations = RevocationList(Clock(NOW))
     revocations.revoke("id", "t1")
     assert revocations.refuses(principal(id="t1", issued=NOW + 60))
@@ -48,8 +48,8 @@ def test_a_token_is_refused_by_its_id_alone() -> None:
     assert not revocations.refuses(principal(id="t2"))
 
 
-def test_what_is_revoked_again_is_revoked_from_then() -> None:
-    """A subject that got new tokens since loses them too."""
+def test_revoking_again_moves_the_time() -> None:
+    """Tokens issued since the first time are refused too."""
     clock = Clock(NOW)
     revocations = RevocationList(clock)
     revocations.revoke("subject", "ann")
@@ -60,8 +60,8 @@ def test_what_is_revoked_again_is_revoked_from_then() -> None:
     assert len(revocations) == 1
 
 
-def test_a_revocation_is_remembered_until_it_need_not_be() -> None:
-    """When the tokens it is about have ended by themselves; without such a time, for good."""
+def test_a_revocation_is_kept_until_its_tokens_have_expired() -> None:
+    """Without such a time it is kept for good."""
     clock = Clock(NOW)
     revocations = RevocationList(clock)
     revocations.revoke("id", "t1", until=NOW + 10)
@@ -74,8 +74,8 @@ def test_a_revocation_is_remembered_until_it_need_not_be() -> None:
     assert revocations.refuses(principal(id="t2"))
 
 
-def test_a_revocation_is_never_made_shorter() -> None:
-    """Who revokes again knows less of when the tokens end, not more."""
+def test_a_revocation_is_never_shortened() -> None:
+    """The second caller may know less about the expiry of the tokens."""
     clock = Clock(NOW)
     revocations = RevocationList(clock)
     revocations.revoke("id", "t1", until=NOW + 100)
@@ -84,8 +84,8 @@ def test_a_revocation_is_never_made_shorter() -> None:
     assert revocations.refuses(principal(id="t1"))
 
 
-def test_as_many_are_held_as_may_be() -> None:
-    """One more is refused and said, rather than another forgotten; what is held may be revoked again."""
+def test_the_number_of_revocations_is_limited() -> None:
+    """One more is refused, and none is forgotten. Those in the list may be revoked again."""
     revocations = RevocationList(Clock(NOW), most=2)
     revocations.revoke("id", "t1")
     revocations.revoke("subject", "ann")
@@ -97,7 +97,7 @@ def test_as_many_are_held_as_may_be() -> None:
     assert not revocations.refuses(principal("bob", id="t2"))
 
 
-def test_what_need_not_be_remembered_makes_room() -> None:
+def test_expired_revocations_make_room() -> None:
     clock = Clock(NOW)
     revocations = RevocationList(clock, most=2)
     revocations.revoke("id", "t1", until=NOW + 10)
@@ -108,7 +108,7 @@ def test_what_need_not_be_remembered_makes_room() -> None:
     assert [revocations.refuses(principal(id=id)) for id in ("t1", "t2", "t3")] == [False, True, True]
 
 
-def test_nothing_that_is_needed_goes_with_what_is_not() -> None:
+def test_removing_expired_revocations_keeps_the_others() -> None:
     clock = Clock(NOW)
     revocations = RevocationList(clock, most=4)
     for number in range(4):
@@ -127,35 +127,35 @@ def test_nothing_that_is_needed_goes_with_what_is_not() -> None:
     assert revocations.seconds_to_room() is None
 
 
-class Counted(float):
-    """A time that counts how often any is compared with another."""
+class CountingTime(float):
+    """A time that counts its comparisons."""
 
     compared = 0
 
     def __lt__(self, other: object) -> bool:
-        Counted.compared += 1
+        CountingTime.compared += 1
         return float(self) < float(str(other))
 
     def __gt__(self, other: object) -> bool:
-        Counted.compared += 1
+        CountingTime.compared += 1
         return float(self) > float(str(other))
 
     __le__, __ge__ = __lt__, __gt__
 
 
-def test_a_full_list_is_not_gone_through() -> None:
-    """For each that is refused, it would hold the server up."""
+def test_a_full_list_is_not_searched_for_each_refusal() -> None:
+    """That would block the loop."""
     revocations = RevocationList(Clock(NOW), most=1000)
     for number in range(1000):
-        revocations.revoke("id", f"t{number}", until=Counted(NOW + 10))
-    Counted.compared = 0
+        revocations.revoke("id", f"t{number}", until=CountingTime(NOW + 10))
+    CountingTime.compared = 0
     with pytest.raises(FullError):
         revocations.revoke("id", "another")
-    assert Counted.compared < 10
+    assert CountingTime.compared < 10
 
 
-def test_a_list_that_fills_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Before it is full, once; and each that is refused."""
+def test_a_list_that_fills_up_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once before it is full, and then for each refusal."""
     clock = Clock(NOW)
     revocations = RevocationList(clock, most=5)
     for number in range(5):
@@ -173,8 +173,8 @@ def test_a_list_that_fills_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256])
-def test_what_no_token_can_have_is_not_revoked(name: str) -> None:
-    """An empty subject is that of every token that names none."""
+def test_an_impossible_subject_or_id_is_not_revoked(name: str) -> None:
+    """The empty subject is that of every token without one."""
     revocations = RevocationList()
     kinds: tuple[CredentialKind, ...] = ("subject", "id", "caller")
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""What a file or a variable holds that nobody else may see."""
+"""Secrets in files and variables."""
 
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from tests.support.raising import exactly
         (b"", ""),
     ],
 )
-def test_a_secret_is_what_is_in_its_file(tmp_path: Path, data: bytes, text: str) -> None:
-    """But for the one line end that editors and echo put there."""
+def test_a_secret_is_the_content_of_its_file(tmp_path: Path, data: bytes, text: str) -> None:
+    """One line end, which editors and echo add, is removed."""
     (tmp_path / "secret").write_bytes(data)
     assert read_secret_text(str(tmp_path / "secret"), setting="token_file") == text
 
 
 def test_a_file_that_cannot_be_read_is_named_with_its_setting(tmp_path: Path) -> None:
-    """So that one knows which of several is meant."""
+    """Several settings may name files."""
     with pytest.raises(ConfigError) as raised:
         read_secret_text(f"{tmp_path}/none", setting="token_file")
     assert str(raised.value) == f"token_file: '{tmp_path}/none' cannot be read: No such file or directory"
@@ -38,7 +38,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_setting(tmp_path: Path) ->
         read_bytes("a\0b", setting="jwt_jwks")
 
 
-def test_a_file_of_no_text_is_refused_without_showing_it(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused_without_showing_it(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"ab\xffcd")
     with pytest.raises(ConfigError, match=exactly(f"token_file: '{tmp_path}/secret' is not UTF-8 at byte 2")):
         read_secret_text(str(tmp_path / "secret"), setting="token_file")

@@ -15,7 +15,7 @@ TOKEN = "correct-horse-battery"
 OTHER = "staple-0123456789ab=="
 
 
-def test_the_token_of_a_server_may_do_everything(tmp_path: Path) -> None:
+def test_the_token_of_the_server_may_do_everything(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     assert StaticTokens(Config(token=TOKEN)).find(TOKEN) == Principal(EVERYTHING, "token", static=True)
     assert StaticTokens(Config(token_file=f"{tmp_path}/token")).find(TOKEN) == Principal(
@@ -26,7 +26,7 @@ def test_the_token_of_a_server_may_do_everything(tmp_path: Path) -> None:
     )
 
 
-def test_a_caller_may_do_what_its_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_may_do_what_its_table_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text(OTHER)
     monkeypatch.setenv("ROBOT_TOKEN", "robot-robot-robot")
     callers = (
@@ -47,17 +47,17 @@ def test_a_caller_may_do_what_its_table_says(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     "token", ["", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), f" {TOKEN}", f"{TOKEN}\n", "\udcff", "x" * 100_000]
 )
-def test_any_other_token_is_nobodys(token: str) -> None:
+def test_an_unknown_token_has_no_caller(token: str) -> None:
     assert StaticTokens(Config(token=TOKEN)).find(token) is None
 
 
-def test_without_tokens_none_is_anybodys() -> None:
+def test_without_tokens_every_token_is_unknown() -> None:
     assert StaticTokens(Config()).find("") is None
 
 
 @pytest.mark.parametrize("token", ["x" * 16, "x" * MAX_TOKEN, "AZaz09-._~+/AZaz09", f"{'x' * 14}=="])
-def test_a_token_is_what_a_header_can_carry(token: str) -> None:
-    """Of 16 to 8192 characters (RFC 6750, 2.1)."""
+def test_a_token_has_a_limited_length_and_character_set(token: str) -> None:
+    """It has 16 to 8192 characters of RFC 6750, 2.1."""
     assert StaticTokens(Config(token=token)).find(token) is not None
 
 
@@ -77,14 +77,14 @@ CHARACTER = "contains a character other than A-Z a-z 0-9 . _ ~ + / -"
         ("=" * 16, CHARACTER),
     ],
 )
-def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str, problem: str) -> None:
+def test_a_malformed_token_is_refused_without_showing_it(token: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=exactly(f"token: {problem}")):
         StaticTokens(Config(token=token))
     with pytest.raises(ConfigError, match=exactly(f"[[caller]] 'shop': token: {problem}")):
         StaticTokens(Config(caller=(CallerRule(name="shop", token=token),)))
 
 
-def test_an_empty_file_holds_no_token(tmp_path: Path) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "token").touch()
     with pytest.raises(ConfigError, match=exactly(f"token_file: {LENGTH.format(0)}")):
         StaticTokens(Config(token_file=f"{tmp_path}/token"))
@@ -92,7 +92,7 @@ def test_an_empty_file_holds_no_token(tmp_path: Path) -> None:
         StaticTokens(Config(caller=(CallerRule(name="page", token_file=f"{tmp_path}/token"),)))
 
 
-def test_a_source_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_source_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROBOT_TOKEN", raising=False)
     with pytest.raises(ConfigError) as raised:
         StaticTokens(Config(caller=(CallerRule(name="robot", token_env="ROBOT_TOKEN"),)))
@@ -107,8 +107,8 @@ def test_a_source_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-def test_a_token_is_one_callers_alone() -> None:
-    """Else nobody knows who came with it."""
+def test_two_callers_cannot_share_a_token() -> None:
+    """It would not identify a caller."""
     page, shop = CallerRule(name="page", token=TOKEN), CallerRule(name="shop", token=TOKEN)
     with pytest.raises(ConfigError, match=exactly("[[caller]] 'shop': token: is also the token of 'page'")):
         StaticTokens(Config(caller=(page, shop)))
@@ -116,8 +116,8 @@ def test_a_token_is_one_callers_alone() -> None:
         StaticTokens(Config(token=TOKEN, caller=(page,)))
 
 
-def test_no_token_is_kept() -> None:
-    """Only digests are, under a key that every process makes for itself."""
+def test_no_token_is_stored() -> None:
+    """Only digests are, with a random key per process."""
     one, other = StaticTokens(Config(token=TOKEN)), StaticTokens(Config(token=TOKEN))
     assert not [text for text in inside(one, str) if TOKEN in text]
     digests = {*inside(one, bytes)}

@@ -1,4 +1,4 @@
-"""Signed tokens that were good, so that one that comes back is not verified again."""
+"""Cache of verified tokens, so that a known one is not verified again."""
 
 import tracemalloc
 from pathlib import Path
@@ -32,7 +32,7 @@ ANN = Principal({}, "ann", expires=END)
 BOB = Principal({}, "bob", expires=END)
 
 
-def test_a_token_is_found_by_itself_alone() -> None:
+def test_a_token_is_found_by_its_whole_text() -> None:
     verified = VerifiedTokenCache()
     assert verified.find("a.b.c") is None
     verified.add("a.b.c", ANN)
@@ -40,7 +40,7 @@ def test_a_token_is_found_by_itself_alone() -> None:
     assert (verified.find("a.b.c"), verified.find("a.b.d"), verified.find("a.b.c=")) == (ANN, BOB, None)
 
 
-def test_no_token_is_kept() -> None:
+def test_no_token_is_stored() -> None:
     verified, other = VerifiedTokenCache(), VerifiedTokenCache()
     verified.add("a.b.c", ANN)
     other.add("a.b.c", ANN)
@@ -50,8 +50,8 @@ def test_no_token_is_kept() -> None:
     assert digests.isdisjoint([b"a.b.c", *inside(other, bytes)])
 
 
-def test_what_they_take_is_bounded_too() -> None:
-    """A token may name thousands of channels. One that is larger than all may be is not remembered."""
+def test_the_cache_is_limited_in_bytes() -> None:
+    """A token may have thousands of channels. One larger than the cache is not cached."""
     wide = Principal({Action.SUBSCRIBE: tuple(f"{number:04}" for number in range(1500))}, "ann")
     verified = VerifiedTokenCache(most_bytes=3 * size_of(wide))
     for name in "abcd":
@@ -68,8 +68,8 @@ def test_what_they_take_is_bounded_too() -> None:
 
 
 @pytest.mark.parametrize("star", ["", ".*"])
-def test_a_size_is_what_a_token_takes(star: str) -> None:
-    """Within a fifth, and never less, or the bound would be none; with what matches its patterns."""
+def test_the_estimated_size_of_a_token_is_close(star: str) -> None:
+    """It is within a fifth and never too low, or the limit would not hold. Compiled patterns count."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -86,8 +86,8 @@ def test_a_size_is_what_a_token_takes(star: str) -> None:
     assert taken <= sum(map(size_of, wide)) <= 1.3 * taken
 
 
-def test_as_many_are_remembered_as_may_be() -> None:
-    """Of one more, that which was not seen for longest is forgotten."""
+def test_the_cache_is_limited_in_number() -> None:
+    """The least recently used token is dropped."""
     verified = VerifiedTokenCache(most=3)
     for name in "abc":
         verified.add(name, ANN)
@@ -99,8 +99,8 @@ def test_as_many_are_remembered_as_may_be() -> None:
     assert len(verified) == 3
 
 
-def test_all_are_forgotten_at_once() -> None:
-    """Under other keys they may be no one's."""
+def test_the_cache_is_cleared_as_a_whole() -> None:
+    """With other keys the tokens may be invalid."""
     verified = VerifiedTokenCache()
     verified.add("a", ANN)
     verified.forget()
@@ -133,12 +133,12 @@ async def refusal(authenticator: Authenticator, text: str) -> str:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_a_token_that_comes_back_is_not_verified_again(
+async def test_a_cached_token_is_not_verified_again(
     tmp_path: Path, verifications: Counter, algorithm: str
 ) -> None:
     authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, algorithm)))
     first = await authenticator.authenticate(token(algorithm))
-    # ES256 has chance in it: signed anew, it is another token.
+    # ES256 signatures are random: signing again makes another token.
     text = token(algorithm)
     seen = await authenticator.authenticate(text)
     times = verifications.times
@@ -147,14 +147,14 @@ async def test_a_token_that_comes_back_is_not_verified_again(
     assert verifications.times == times
 
 
-async def test_an_own_token_that_comes_back_is_not_verified_again(verifications: Counter) -> None:
+async def test_a_cached_own_token_is_not_verified_again(verifications: Counter) -> None:
     authenticator = Authenticator(Config(token_secret=SECRET))
     made = authenticator.issue({}, subject="v", lifetime=3600.0, by=Principal(EVERYTHING))
     assert await authenticator.authenticate(made.token) is await authenticator.authenticate(made.token)
     assert verifications.times == 1
 
 
-async def test_a_token_that_comes_back_ends_when_it_says(tmp_path: Path) -> None:
+async def test_a_cached_token_expires(tmp_path: Path) -> None:
     clock = Clock(NOW)
     authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=clock)
     await authenticator.authenticate(token("EdDSA"))
@@ -164,8 +164,8 @@ async def test_a_token_that_comes_back_ends_when_it_says(tmp_path: Path) -> None
     assert await refusal(authenticator, token("EdDSA")) == f"expired at {utc(END)}"
 
 
-async def test_a_token_that_comes_back_may_be_revoked(tmp_path: Path) -> None:
-    """By its subject, or by its id."""
+async def test_a_cached_token_may_be_revoked(tmp_path: Path) -> None:
+    """It is by its subject or by its id."""
     authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=Clock(NOW))
     ann, bob = token("EdDSA"), token("EdDSA", {**CLAIMS, "sub": "bob", "jti": "t2"})
     for text in (ann, bob):
@@ -175,8 +175,8 @@ async def test_a_token_that_comes_back_may_be_revoked(tmp_path: Path) -> None:
     assert await refusal(authenticator, ann) == await refusal(authenticator, bob) == "was revoked"
 
 
-async def test_a_token_that_was_refused_is_verified_again(tmp_path: Path, verifications: Counter) -> None:
-    """It may be good by then; and nobody fills the room of those that were good."""
+async def test_a_refused_token_is_not_cached(tmp_path: Path, verifications: Counter) -> None:
+    """It may become valid, and bad tokens must not displace good ones."""
     authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, "EdDSA")))
     for times in (1, 2, 3):
         found = await refusal(authenticator, token("EdDSA", key=private_key("EdDSA", 1)))
@@ -187,8 +187,7 @@ async def test_a_token_that_was_refused_is_verified_again(tmp_path: Path, verifi
     assert verifications.times == 5
 
 
-async def test_a_token_does_not_outlast_its_key(tmp_path: Path) -> None:
-    """A key that was taken away is not what anything was verified with."""
+async def test_a_token_is_dropped_with_its_key(tmp_path: Path) -> None:
     file = tmp_path / "jwks"
     file.write_bytes(jwks(jwk("EdDSA", kid="a")))
     authenticator = Authenticator(Config(jwt_jwks=str(file)))
@@ -201,9 +200,7 @@ async def test_a_token_does_not_outlast_its_key(tmp_path: Path) -> None:
     await authenticator.close()
 
 
-async def test_keys_that_stay_the_same_leave_what_was_verified(
-    tmp_path: Path, verifications: Counter
-) -> None:
+async def test_unchanged_keys_keep_the_cache(tmp_path: Path, verifications: Counter) -> None:
     file = tmp_path / "jwks"
     file.write_bytes(jwks(*(jwk(algorithm, kid=algorithm) for algorithm in ALGORITHMS)))
     authenticator = Authenticator(Config(jwt_jwks=str(file)))

@@ -1,4 +1,4 @@
-"""How a configuration is refused, for the tests of this folder."""
+"""The errors of a refused configuration, for the tests of this folder."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the settings come to, for a channel and for a reader of several."""
+"""Channel policies: the settings for a channel, and for a subscriber of several."""
 
 from typing import Any
 
@@ -29,34 +29,34 @@ SERVERS = Policy(HistoryLimits(10, 1000, 60.0), Overflow.DROP_OLDEST, 500)
 
 
 def test_without_rules_every_channel_has_the_servers_policy() -> None:
-    """One object for all of them, and nothing remembered of any."""
+    """All share one object, and nothing is cached by channel."""
     settled = policies()
     assert settled.for_channel("a") == SERVERS
     assert settled.for_channel("a") is settled.for_channel("b")
 
 
-def test_a_rule_changes_what_it_names_and_leaves_the_rest() -> None:
+def test_a_rule_changes_only_its_own_settings() -> None:
     settled = policies(ChannelRule(match="prices.*", history_size=1, overflow=Overflow.CONFLATE))
     assert settled.for_channel("prices.eur") == Policy(HistoryLimits(1, 1000, 60.0), Overflow.CONFLATE, 500)
     assert settled.for_channel("prices") == settled.for_channel("other") == SERVERS
 
 
-def test_a_rule_may_change_everything() -> None:
-    """Size, bytes, age, policy and reconnection time."""
+def test_a_rule_may_change_every_setting() -> None:
+    """They are history size, bytes and age, overflow policy and reconnection time."""
     rule = ChannelRule(
         match="a", history_size=2, history_bytes=3, history_age=4.5, overflow=Overflow.DROP_NEWEST, retry=6
     )
     assert policies(rule).for_channel("a") == Policy(HistoryLimits(2, 3, 4.5), Overflow.DROP_NEWEST, 6)
 
 
-def test_a_rule_may_say_nothing_at_all() -> None:
-    """Zero is a value: no history of these channels, and reconnect at once."""
+def test_a_rule_may_set_zero() -> None:
+    """It is a value: no history, and reconnection at once."""
     settled = policies(ChannelRule(match="a", history_size=0, history_bytes=0, retry=0))
     assert settled.for_channel("a") == Policy(HistoryLimits(0, 0, 60.0), Overflow.DROP_OLDEST, 0)
 
 
-def test_the_first_rule_that_matches_is_the_one() -> None:
-    """What a later one says of the channel does not count, not even for what the first leaves open."""
+def test_the_first_matching_rule_applies() -> None:
+    """A later one does not apply, not even for settings that the first leaves out."""
     settled = policies(
         ChannelRule(match="a.b", history_size=1),
         ChannelRule(match="a.*", history_size=2, retry=9),
@@ -71,7 +71,7 @@ def test_a_rule_matches_whole_names() -> None:
     assert [settled.for_channel(name).limits.size for name in ("a", "ab", "ba", "A")] == [1, 10, 10, 10]
 
 
-def test_a_policy_is_looked_for_once() -> None:
+def test_a_policy_is_computed_once() -> None:
     settled = policies(ChannelRule(match="a*", history_size=1))
     assert settled.for_channel("ab") is settled.for_channel("ab") is settled.for_channel("ac")
 
@@ -92,8 +92,13 @@ def test_a_policy_is_looked_for_once() -> None:
         (["*"], Overflow.DROP_OLDEST, 500),
     ],
 )
-def test_a_reader_has_what_its_channels_agree_on(channels: list[str], overflow: Overflow, retry: int) -> None:
-    """Else the overflow policy that loses nothing, and the server's time; a pattern has the server's."""
+def test_a_subscriber_has_the_settings_its_channels_agree_on(
+    channels: list[str], overflow: Overflow, retry: int
+) -> None:
+    """Otherwise it has the overflow policy that loses nothing, and the server's time.
+
+    A pattern has the server's.
+    """
     settled = policies(
         ChannelRule(match="prices.*", overflow=Overflow.CONFLATE, retry=100),
         ChannelRule(match="news", overflow=Overflow.DROP_NEWEST, retry=100),
@@ -102,19 +107,19 @@ def test_a_reader_has_what_its_channels_agree_on(channels: list[str], overflow: 
     assert settled.for_subscriber(selector) == (overflow, retry)
 
 
-def test_without_rules_every_reader_has_the_servers() -> None:
+def test_without_rules_every_subscriber_has_the_servers_settings() -> None:
     settled = policies()
     for selector in (Selector.parse("a"), Selector.parse("a", "b"), Selector.parse("*")):
         assert settled.for_subscriber(selector) == (Overflow.DROP_OLDEST, 500)
 
 
-def test_channels_without_a_rule_agree_with_a_rule_that_says_the_same() -> None:
-    """What counts is what holds, and not where it was said."""
+def test_a_rule_with_the_servers_values_agrees_with_no_rule() -> None:
+    """The values are compared, and not the rules."""
     settled = policies(ChannelRule(match="a", overflow=Overflow.DROP_OLDEST, history_size=1))
     assert settled.for_subscriber(Selector.parse("a", "b"))[0] is Overflow.DROP_OLDEST
 
 
-def test_another_configuration_is_gone_by_at_once() -> None:
+def test_another_configuration_applies_at_once() -> None:
     settled = policies(ChannelRule(match="a", history_size=1))
     assert settled.for_channel("a").limits.size == 1
     settled.reload(Config(history_size=7, channel=(ChannelRule(match="b", history_size=2),)))

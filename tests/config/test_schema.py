@@ -1,4 +1,4 @@
-"""What a configuration may say, wherever it came from."""
+"""Configuration: valid values, from every source."""
 
 from typing import Any
 
@@ -28,8 +28,8 @@ TOKEN = "a-token-of-somebody"
 OWNER = "an owner: a user, user:group or :group"
 
 
-def test_the_defaults_are_these() -> None:
-    """What an upgrade must not change unseen."""
+def test_the_default_values() -> None:
+    """An upgrade must not change them unnoticed."""
     assert msgspec.structs.asdict(Config()) == {
         "host": "127.0.0.1",
         "port": 8000,
@@ -102,18 +102,18 @@ def test_the_defaults_are_these() -> None:
     }
 
 
-def test_what_has_no_such_setting_is_refused() -> None:
+def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(TypeError, match="prot"):
         Config(prot=1)  # type: ignore[call-arg]
 
 
-def test_every_list_has_a_form() -> None:
-    """A list of any texts at all would be a list of typing errors."""
+def test_every_list_has_a_value_format() -> None:
+    """A list of any text would accept typing errors."""
     lists = [field for field in msgspec.structs.fields(Config) if field.default == ()]
     assert [field.name for field in lists if format_of(field.type) is None] == list(RULES)
 
 
-# Types, as strict in a program as in a file.
+# Types are as strict in a program as in a file.
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,9 @@ def test_every_list_has_a_form() -> None:
         ),
     ],
 )
-def test_a_table_is_as_strict(kind: type[msgspec.Struct], name: str, value: Any, complaint: str) -> None:
+def test_a_table_is_as_strict_as_the_configuration(
+    kind: type[msgspec.Struct], name: str, value: Any, complaint: str
+) -> None:
     good = {
         ChannelRule: {"match": "a"},
         CallerRule: {"name": "a", "token": TOKEN},
@@ -152,16 +154,16 @@ def test_a_table_is_as_strict(kind: type[msgspec.Struct], name: str, value: Any,
         ("listener", [{"host": "[::1]", "port": 1}], (ListenerRule(host="::1", port=1),)),
     ],
 )
-def test_a_value_becomes_the_type_that_is_declared(name: str, value: Any, kept: Any) -> None:
-    """A list is a tuple then, which nobody can change behind the configuration's back."""
+def test_a_value_is_converted_to_the_declared_type(name: str, value: Any, kept: Any) -> None:
+    """A list becomes a tuple, so that it cannot change later."""
     found = getattr(Config(**{name: value}), name)
     assert found == kept
     assert type(found) is type(kept)
 
 
 @pytest.mark.parametrize("name", ["host", "port", "heartbeat", "token", "overflow", "cors_origins"])
-def test_nothing_is_no_value_where_there_is_a_default(name: str) -> None:
-    """None is what a table says that leaves the server's setting, and a server has nobody's to leave."""
+def test_none_is_refused_for_a_setting_with_a_default(name: str) -> None:
+    """In a table it means the server's value."""
     assert refused(Config, **{name: None}).startswith(f"{name}: expected ")
     assert ChannelRule(match="a", overflow=None, retry=None) == ChannelRule(match="a")
 
@@ -169,25 +171,25 @@ def test_nothing_is_no_value_where_there_is_a_default(name: str) -> None:
 @pytest.mark.parametrize(
     "table", [{"tokn": TOKEN, "name": "a"}, {"token": TOKEN, "name": "a", "publish": "b"}]
 )
-def test_a_table_that_is_refused_tells_no_secret(table: dict[str, str]) -> None:
-    """Whatever is wrong with it, and though it was given as it stands in a file."""
+def test_the_error_of_a_table_has_no_secret(table: dict[str, str]) -> None:
+    """This holds for any error, with the table as a mapping too."""
     said = refused(Config, caller=(table,))
     assert said.startswith("caller: expected a list of CallerRule, ")
     assert TOKEN not in said
 
 
-# What contradicts itself.
+# Contradictions.
 
 
-def test_a_queue_holds_one_event() -> None:
-    """An event that may be published must fit into an empty queue."""
+def test_a_queue_must_hold_one_event() -> None:
+    """The largest event must fit into an empty queue."""
     found = refused(Config, queue_bytes=100, max_event=101)
     assert found == "queue_bytes: 100 cannot hold one event of max_event, 101 bytes"
     assert Config(queue_bytes=100, max_event=100).queue_bytes == 100
 
 
-def test_a_burst_passes_one_batch() -> None:
-    """A batch that may be published must pass an idle limit; no limit lets all pass."""
+def test_a_burst_must_allow_one_batch() -> None:
+    """The largest batch must pass a full bucket, or an unlimited one."""
     found = refused(Config, publish_burst=99, max_batch=100)
     assert found == "publish_burst: 99 cannot pass one batch of max_batch, 100 events"
     assert Config(publish_burst=100, max_batch=100).publish_burst == 100
@@ -195,7 +197,7 @@ def test_a_burst_passes_one_batch() -> None:
 
 
 def test_a_key_needs_a_certificate() -> None:
-    """Whoever names a key wants TLS, and must not get HTTP; a certificate's file may hold its key."""
+    """A key alone asks for TLS, and must not give HTTP. The certificate's file may have the key."""
     told = "key: 'key.pem' is set without certificate"
     assert refused(Config, key="key.pem") == refused(ListenerRule, host="::1", key="key.pem") == told
     assert Config(certificate="both.pem").key == ""
@@ -203,35 +205,35 @@ def test_a_key_needs_a_certificate() -> None:
 
 @pytest.mark.parametrize("name", ["token", "token_secret"])
 def test_a_secret_is_given_once(name: str) -> None:
-    """As itself or by its file; the error tells neither."""
+    """It is given as a value or as a file. The error has neither."""
     found = refused(Config, **{name: TOKEN, f"{name}_file": "/run/secrets/token"})
     assert found == f"{name} and {name}_file: set only one of them"
 
 
 @pytest.mark.parametrize("name", ["token", "token_secret"])
-def test_what_stands_for_a_secret_is_none(name: str) -> None:
-    """A server that is started with what `--show-config` printed must not have a secret that all can read."""
+def test_the_placeholder_of_a_secret_is_refused(name: str) -> None:
+    """Everyone can read the output of `--show-config`."""
     assert refused(Config, **{name: HIDDEN}) == f"{name}: '(not shown)' stands for a secret, and is not one"
     assert "stands for a secret" in refused(CallerRule, name="shop", token=HIDDEN)
 
 
 def test_no_secret_is_in_a_representation() -> None:
-    """A configuration that is logged, or shown in a traceback, tells nothing."""
+    """A configuration may be logged or be in a traceback."""
     caller = CallerRule(name="shop", token=TOKEN)
     config = Config(token=TOKEN, token_secret=TOKEN, caller=(caller,))
     assert repr(config) == "Config(...)"
     assert repr(caller) == "CallerRule(name='shop')"
     assert TOKEN not in f"{config} {caller} {[caller]}"
-    # What rich and IPython print, which msgspec would have be every member.
+    # For rich and IPython: msgspec's own has every member.
     assert config.__rich_repr__() == []
     assert caller.__rich_repr__() == [("name", "shop")]
 
 
-def test_a_url_whose_secret_was_not_shown_is_refused() -> None:
+def test_a_url_with_a_placeholder_is_refused() -> None:
     assert "stands for a secret" in refused(Config, jwt_jwks=f"https://id.example.com/jwks?{HIDDEN}")
 
 
-# The tables.
+# Tables.
 
 
 def test_a_channel_rule_needs_a_pattern() -> None:
@@ -257,13 +259,13 @@ def test_a_caller_has_one_token(given: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "é", "x" * 129])
 def test_a_caller_has_a_name(name: str) -> None:
-    """Which can be written into a log."""
+    """It must be safe to log."""
     found = refused(CallerRule, name=name, token=TOKEN)
     assert found == f"name: {name!r} is not a name: 1 to 128 of A-Z a-z 0-9 . _ @ -"
 
 
-def test_no_two_callers_have_one_name() -> None:
-    """What is revoked by name is one caller's."""
+def test_callers_have_different_names() -> None:
+    """A name identifies the caller to revoke."""
     callers = [CallerRule(name=name, token=TOKEN) for name in ("b", "a", "a", "b")]
     assert refused(Config, caller=tuple(callers)) == "[[caller]]: 'a' appears twice"
 
@@ -286,7 +288,7 @@ def test_a_socket_has_a_mode_and_an_owner(name: str, value: str, complaint: str)
 
 @pytest.mark.parametrize("mode", ["660", "0660", "777", "000"])
 @pytest.mark.parametrize("owner", ["www-data", "www-data:adm", ":adm", "10001:10001"])
-def test_only_a_socket_has_them(mode: str, owner: str) -> None:
+def test_only_a_unix_socket_has_a_mode_and_an_owner(mode: str, owner: str) -> None:
     rule = ListenerRule(host="unix:/run/sse.sock", mode=mode, owner=owner)
     assert (rule.path, rule.mode, rule.owner) == ("/run/sse.sock", mode, owner)
     for said in ({"mode": mode}, {"owner": owner}):
@@ -302,12 +304,12 @@ def test_only_a_socket_has_them(mode: str, owner: str) -> None:
         ([ListenerRule(host="unix:/a"), ListenerRule(host="unix:/a", port=1)], "'unix:/a'"),
     ],
 )
-def test_no_two_listeners_have_one_place(rules: list[ListenerRule], twice: str) -> None:
-    """Since only the first could listen."""
+def test_listeners_have_different_addresses(rules: list[ListenerRule], twice: str) -> None:
+    """Otherwise only the first could listen."""
     assert refused(Config, listener=tuple(rules)) == f"[[listener]]: {twice} appears twice"
 
 
-def test_two_listeners_may_ask_for_a_free_port_each() -> None:
+def test_several_listeners_may_use_port_0() -> None:
     for rules in (
         (ListenerRule(host="::1", port=0), ListenerRule(host="::1", port=0)),
         (ListenerRule(host="::1"), ListenerRule(host="127.0.0.1")),
@@ -316,7 +318,7 @@ def test_two_listeners_may_ask_for_a_free_port_each() -> None:
 
 
 def test_the_plain_settings_are_one_listener() -> None:
-    """Which serves everything, if no table says where to listen."""
+    """It serves all endpoints, and exists if there is no table of listeners."""
     config = Config(host="::", port=443, certificate="c", key="k")
     (listener,) = config.listeners
     assert listener == ListenerRule(host="::", port=443, certificate="c", key="k")
@@ -333,7 +335,7 @@ def test_an_address_may_be_written_as_in_a_url(host: str, place: str) -> None:
     assert [listener.host for listener in Config(host=host).listeners] == [place]
 
 
-def test_the_tables_say_where_to_listen() -> None:
+def test_tables_of_listeners_replace_the_plain_settings() -> None:
     rules = (
         ListenerRule(host="0.0.0.0", endpoints=(Endpoint.SUBSCRIBE,)),
         ListenerRule(host="unix:/run/sse.sock"),
@@ -341,15 +343,14 @@ def test_the_tables_say_where_to_listen() -> None:
     assert Config(listener=rules).listeners == rules
 
 
-def test_administering_is_of_the_server_as_a_whole() -> None:
-    """Some channels of it would be nothing."""
+def test_admin_is_granted_for_all_channels_only() -> None:
     with pytest.raises(ConfigError, match="admin: must be"):
         CallerRule(name="shop", token="x" * 20, admin=("orders.*",))
     assert CallerRule(name="shop", token="x" * 20, admin=("*",)).admin == ("*",)
 
 
 @pytest.mark.parametrize("name", ["token", "generated"])
-def test_no_caller_has_the_name_of_the_servers_own(name: str) -> None:
-    """To revoke the one would revoke the other."""
+def test_no_caller_has_the_name_of_the_servers_own_token(name: str) -> None:
+    """To revoke one would revoke the other."""
     with pytest.raises(ConfigError, match="own token"):
         CallerRule(name=name, token="x" * 20)

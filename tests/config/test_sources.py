@@ -1,4 +1,4 @@
-"""Where settings come from, and which are refused."""
+"""Sources of settings: files, variables and flags, and their errors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,17 +58,17 @@ def refused(
     return str(caught.value)
 
 
-def test_nothing_said_is_the_defaults() -> None:
+def test_without_sources_the_defaults_apply() -> None:
     assert load({}, environ={}) == LoadedConfig(Config(), dict.fromkeys(SETTINGS, "default"))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_default_is_allowed(name: str) -> None:
+def test_every_default_is_valid(name: str) -> None:
     setting = SETTINGS[name]
     assert setting.accept(setting.default, "here") == setting.default
 
 
-def test_a_flag_beats_the_variable_the_variable_the_file_the_file_the_default(file: Path) -> None:
+def test_a_flag_precedes_the_variable_the_file_and_the_default(file: Path) -> None:
     file.write_text("queue_size = 1\nmax_event = 2\nretry = 3\n")
     environ = {"SSE_BROADCAST_QUEUE_SIZE": "4", "SSE_BROADCAST_MAX_EVENT": "5"}
     loaded = load({"queue_size": "6", "retry": None}, environ=environ, file=file)
@@ -80,8 +80,8 @@ def test_a_flag_beats_the_variable_the_variable_the_file_the_file_the_default(fi
     }
 
 
-def test_the_environment_is_the_process_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless another is given, variables are read from `os.environ`."""
+def test_the_environment_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is `os.environ` unless another is passed."""
     monkeypatch.setenv("SSE_BROADCAST_RETRY", "7")
     assert load({}).config.retry == 7
 
@@ -109,7 +109,7 @@ def test_the_environment_is_the_process_own(monkeypatch: pytest.MonkeyPatch) -> 
         ("insecure_publish", "0", False),
     ],
 )
-def test_text_becomes_the_setting_s_type(name: str, text: str, value: object) -> None:
+def test_text_is_converted_to_the_settings_type(name: str, text: str, value: object) -> None:
     setting = SETTINGS[name]
     by_flag = load({name: text}, environ={}).config
     by_variable = load({}, environ={setting.variable: text}).config
@@ -132,7 +132,7 @@ def test_text_becomes_the_setting_s_type(name: str, text: str, value: object) ->
     ],
 )
 def test_a_file_has_typed_values(file: Path, line: str, value: object) -> None:
-    """TOML's own types are taken; a whole number is also a number of seconds."""
+    """They are TOML's types. A whole number is also a number of seconds."""
     file.write_text(line + "\n")
     name = line.partition(" ")[0]
     assert getattr(load({}, environ={}, file=file).config, name) == value
@@ -174,7 +174,7 @@ def test_a_file_has_typed_values(file: Path, line: str, value: object) -> None:
         ("host", "unix:", f"'unix:' is not {HOST}"),
     ],
 )
-def test_a_bad_value_is_told_with_its_flag_or_variable(name: str, text: str, expected: str) -> None:
+def test_the_error_of_a_value_has_its_flag_or_variable(name: str, text: str, expected: str) -> None:
     setting = SETTINGS[name]
     assert refused(flags={name: text}) == f"{setting.flag}: {expected}"
     assert refused(environ={setting.variable: text}) == f"{setting.variable}: {expected}"
@@ -205,32 +205,32 @@ def test_a_bad_value_is_told_with_its_flag_or_variable(name: str, text: str, exp
         ("[server]\nport = 1", "server: no such setting"),
     ],
 )
-def test_a_bad_value_is_told_with_its_file_and_key(file: Path, line: str, expected: str) -> None:
-    """The error names the file, the key, what is expected, and the value; text is not a number in TOML."""
+def test_the_error_of_a_value_has_its_file_and_key(file: Path, line: str, expected: str) -> None:
+    """It also has the expected type and the value. Text is no number in TOML."""
     file.write_text(line + "\n")
     assert refused(file=file) == f"{file}: {expected}"
 
 
 @pytest.mark.parametrize(("content", "line"), [("port: 8000\n", 1), ("port = 1\nport = 2\n", 2)])
-def test_a_file_that_is_not_toml_is_told(file: Path, content: str, line: int) -> None:
+def test_a_file_that_is_not_toml_is_an_error(file: Path, content: str, line: int) -> None:
     file.write_text(content)
     told = refused(file=file)
     assert told.startswith(f"{file}: is not TOML: ")
     assert f"(at line {line}, " in told
 
 
-def test_a_file_that_is_not_utf_8_is_told(file: Path) -> None:
+def test_a_file_that_is_not_utf8_is_an_error(file: Path) -> None:
     file.write_bytes(b'host = "\xff"\n')
     assert refused(file=file) == f"{file}: is not UTF-8 at byte 8"
 
 
-def test_a_file_that_is_not_there_is_told(file: Path) -> None:
-    """A file that was asked for and cannot be read is an error, not the defaults."""
+def test_a_missing_file_is_an_error(file: Path) -> None:
+    """The defaults do not replace a configured file."""
     assert refused(file=file) == f"{file}: cannot be read: No such file or directory"
     assert refused(file=file.parent) == f"{file.parent}: cannot be read: Is a directory"
 
 
-def test_a_bad_value_is_refused_even_where_another_source_wins(file: Path) -> None:
+def test_a_bad_value_is_refused_if_another_source_precedes_it(file: Path) -> None:
     file.write_text("port = -1\n")
     assert refused(flags={"port": "1"}, file=file) == f"{file}: port: {PORT}, not -1"
 
@@ -247,14 +247,14 @@ KUBERNETES = {
 }
 
 
-def test_the_variables_of_a_kubernetes_service_are_no_settings() -> None:
-    """A pod beside a service named sse-broadcast starts as if its service links were not there."""
+def test_service_links_of_kubernetes_are_ignored() -> None:
+    """A service named sse-broadcast gives every pod variables with the prefix of this program."""
     assert load({}, environ=KUBERNETES) == load({}, environ={})
     assert unknown_variables(KUBERNETES) == {}
 
 
-def test_only_the_port_may_be_a_service_link() -> None:
-    """An address in any other setting is a value, and told if it is a bad one."""
+def test_only_the_port_can_be_a_service_link() -> None:
+    """In any other setting such an address is a value, checked like any other."""
     assert refused(environ={"SSE_BROADCAST_RETRY": "tcp://10.0.0.1:80"}) == (
         "SSE_BROADCAST_RETRY: expected a whole number of milliseconds from 0 to 86400000,"
         " not 'tcp://10.0.0.1:80'"
@@ -262,15 +262,14 @@ def test_only_the_port_may_be_a_service_link() -> None:
     assert load({}, environ={"SSE_BROADCAST_HOST": "tcp://x"}).config.host == "tcp://x"
 
 
-def test_an_empty_host_is_refused_wherever_it_is_said() -> None:
-    """A place that the image says yields to tables without being taken back."""
+def test_an_empty_host_is_refused_from_every_source() -> None:
+    """Only the image's own default gives way to tables."""
     complaint = f"{{}}: '' is not {HOST}"
     assert refused(flags={"host": ""}) == complaint.format("--host")
     assert refused(environ={"SSE_BROADCAST_HOST": ""}) == complaint.format("SSE_BROADCAST_HOST")
 
 
-def test_contradictions_are_refused_whatever_they_come_from(file: Path) -> None:
-    """Values of two sources are held against one another."""
+def test_contradictions_between_sources_are_refused(file: Path) -> None:
     file.write_text('token = "a-token-of-somebody"\nmax_event = 101\n')
     assert refused(environ={"SSE_BROADCAST_TOKEN_FILE": "f"}, file=file) == (
         "token and token_file: set only one of them"
@@ -280,8 +279,8 @@ def test_contradictions_are_refused_whatever_they_come_from(file: Path) -> None:
     )
 
 
-def test_unknown_variables_are_listed_with_what_was_meant() -> None:
-    """A variable with our prefix that is no setting is most often a typing error of what comes behind it."""
+def test_unknown_variables_are_listed_with_suggestions() -> None:
+    """A variable with the prefix that is no setting is probably misspelt."""
     known = {setting.variable: "" for setting in SETTINGS.values()}
     environ = {
         **known,
@@ -310,7 +309,7 @@ def test_unknown_variables_are_listed_with_what_was_meant() -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_has_a_flag_a_variable_and_a_help_text(name: str) -> None:
-    """All from its one declaration; the help is a phrase, to which others add a full stop."""
+    """They come from its declaration. The help is a phrase without full stop."""
     setting = SETTINGS[name]
     assert setting.flag == "--" + name.replace("_", "-")
     assert setting.variable == "SSE_BROADCAST_" + name.upper()
@@ -318,8 +317,8 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text(name: str) -> None:
     assert not setting.help.endswith(".")
 
 
-def test_the_secrets_and_the_switches_are_these() -> None:
-    """A secret is no argument; a switch is one without a value, and switches on what is off."""
+def test_the_secrets_and_the_switches() -> None:
+    """A secret has no flag. The flag of a switch has no value, and switches on what is off by default."""
     assert [name for name, setting in SETTINGS.items() if setting.secret] == ["token", "token_secret"]
     assert [name for name, setting in SETTINGS.items() if setting.switch] == ["insecure_publish"]
     assert [name for name, setting in SETTINGS.items() if setting.several] == [
@@ -376,7 +375,7 @@ TABLES = "caller: expected tables, each below a line [[caller]]"
         ('caller = ["123456789"]', TABLES),
     ],
 )
-def test_no_error_tells_a_secret(file: Path, text: str, expected: str) -> None:
+def test_no_error_has_a_secret(file: Path, text: str, expected: str) -> None:
     file.write_text(text + "\n")
     told = refused(file=file)
     assert "123456789" not in told
@@ -386,7 +385,7 @@ def test_no_error_tells_a_secret(file: Path, text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text", ["token = '123456789", "token = 123456789'", "token = '123456789' '123456789'"]
 )
-def test_no_error_tells_what_is_not_toml(file: Path, text: str) -> None:
+def test_no_error_has_the_text_of_malformed_toml(file: Path, text: str) -> None:
     file.write_text(text + "\n")
     told = refused(file=file)
     assert told.startswith(f"{file}: is not TOML: ")
@@ -396,8 +395,8 @@ def test_no_error_tells_what_is_not_toml(file: Path, text: str) -> None:
 # Tables.
 
 
-def test_rules_for_channels_come_from_the_file_in_their_order(file: Path) -> None:
-    """A table each; what it does not say is None, and left to the server's own settings."""
+def test_channel_rules_keep_the_order_of_the_file(file: Path) -> None:
+    """Each is a table. Settings that it leaves out are None, and the server's apply."""
     file.write_text(
         '[[channel]]\nmatch = "prices.*"\noverflow = "conflate"\nhistory_size = 0\n'
         '[[channel]]\nmatch = "*"\nhistory_age = 60\nretry = 500\n'
@@ -410,8 +409,8 @@ def test_rules_for_channels_come_from_the_file_in_their_order(file: Path) -> Non
     assert loaded.sources["channel"] == str(file)
 
 
-def test_callers_come_from_the_file_in_their_order(file: Path) -> None:
-    """A table each, with the channels in which its bearer may do what; its token is not looked for yet."""
+def test_callers_keep_the_order_of_the_file(file: Path) -> None:
+    """Each is a table with the channels of each action. Its token is not read yet."""
     file.write_text(
         f'[[caller]]\nname = "shop"\ntoken = "{TOKEN}"\npublish = ["orders.*", "news"]\nadmin = []\n'
         '[[caller]]\nname = "a@b"\ntoken_env = "NOT_SET"\nsubscribe = ["*"]\n'
@@ -427,8 +426,8 @@ def test_callers_come_from_the_file_in_their_order(file: Path) -> None:
     assert TOKEN not in repr(loaded)
 
 
-def test_listeners_come_from_the_file_in_their_order(file: Path) -> None:
-    """A table each; without `endpoints` it serves everything."""
+def test_listeners_keep_the_order_of_the_file(file: Path) -> None:
+    """Each is a table. Without `endpoints` it has all."""
     file.write_text(
         '[[listener]]\nhost = "0.0.0.0"\nport = 443\ncertificate = "c"\nkey = "k"\n'
         'endpoints = ["subscribe"]\n'
@@ -444,15 +443,15 @@ def test_listeners_come_from_the_file_in_their_order(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("host", "::"), ("port", "9000"), ("certificate", "c")])
-def test_tables_say_where_to_listen_alone(file: Path, name: str, text: str) -> None:
-    """Whoever says it twice learns by what; the default is not said by anybody."""
+def test_tables_of_listeners_exclude_the_plain_address(file: Path, name: str, text: str) -> None:
+    """The error has the source of the second one. The default does not count."""
     setting = SETTINGS[name]
     tables = '[[listener]]\nhost = "::1"\n'
     complaint = f"{name}: is given by {{}}, and there are [[listener]] tables: remove one of them"
     file.write_text(tables)
     assert load({}, environ={}, file=file).config.listeners == (ListenerRule(host="::1"),)
     assert refused(flags={name: text}, file=file) == complaint.format(setting.flag)
-    # By which an image says where it listens if nothing else is said.
+    # the image's address, which applies if nothing else is configured
     assert load({}, environ={setting.variable: text}, file=file).config.listeners == (
         ListenerRule(host="::1"),
     )
@@ -460,7 +459,7 @@ def test_tables_say_where_to_listen_alone(file: Path, name: str, text: str) -> N
     assert refused(file=file) == complaint.format(file)
 
 
-def test_the_settings_of_one_place_are_these() -> None:
+def test_the_settings_of_the_plain_address() -> None:
     rule = {field.name for field in fields(ListenerRule)} - {"name", "mode", "owner", "endpoints"}
     assert set(PLACE) == rule == rule & SETTINGS.keys()
 
@@ -520,7 +519,7 @@ SETS = "expected a list of some of subscribe, publish, inspect, admin, console"
         ),
     ],
 )
-def test_a_bad_rule_is_named(file: Path, table: str, rule: str, complaint: str) -> None:
+def test_a_bad_rule_is_named_in_the_error(file: Path, table: str, rule: str, complaint: str) -> None:
     good = {"channel": 'match = "*"', "caller": 'name = "good"\ntoken = "x"', "listener": 'host = "::"'}[
         table
     ]
@@ -530,16 +529,19 @@ def test_a_bad_rule_is_named(file: Path, table: str, rule: str, complaint: str) 
 
 @pytest.mark.parametrize("table", RULES)
 @pytest.mark.parametrize("value", ["5", "[5]", '"x"', "{}", "true"])
-def test_what_is_no_table_is_told(file: Path, table: str, value: str) -> None:
+def test_a_value_that_is_no_table_is_an_error(file: Path, table: str, value: str) -> None:
     file.write_text(f"{table} = {value}\n")
     assert refused(file=file) == f"{file}: {table}: expected tables, each below a line [[{table}]]"
 
 
-# What a reload may change.
+# Changes at a reload.
 
 
-def test_a_change_is_what_may_change_and_what_may_not() -> None:
-    """By name, in the order of their declaration; the configuration has what may change as it is after."""
+def test_a_change_has_reloadable_and_restart_only_settings() -> None:
+    """They are names in the order of declaration.
+
+    The new configuration has only the reloadable values changed.
+    """
     before = Config(port=1, queue_size=5, heartbeat=9.0)
     after = Config(port=2, queue_size=6, heartbeat=9.0, retry=7)
     change = change_of(before, after)
@@ -547,12 +549,12 @@ def test_a_change_is_what_may_change_and_what_may_not() -> None:
     assert change.config == Config(port=1, queue_size=6, heartbeat=9.0, retry=7)
 
 
-def test_nothing_changes_where_all_is_the_same() -> None:
+def test_an_equal_configuration_has_no_changes() -> None:
     assert change_of(Config(), Config(port=8000)) == ConfigChange(Config(), (), ())
 
 
-def test_every_setting_that_needs_a_restart_is_one() -> None:
-    """And each of the others may change while the server runs."""
+def test_the_restart_only_settings() -> None:
+    """All others can change while the server runs."""
     assert {*SETTINGS, *RULES} > RESTART_ONLY
 
 
@@ -582,10 +584,10 @@ TLS: dict[str, Any] = {"certificate": "a.pem", "key": "a.key"}
         ({"listener": (ListenerRule(host="a"),)}, {}, (), ("listener",)),
     ],
 )
-def test_a_listener_may_change_its_certificate_and_no_more(
+def test_only_the_certificate_of_a_listener_can_change(
     before: dict[str, Any], after: dict[str, Any], changed: tuple[str, ...], restart: tuple[str, ...]
 ) -> None:
-    """Whether it speaks TLS is decided once."""
+    """Whether it has TLS needs a restart."""
     change = change_of(Config(**before), Config(**after))
     assert (change.changed, change.restart) == (changed, restart)
     assert change.config == (Config(**before) if restart else Config(**after))

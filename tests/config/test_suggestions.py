@@ -1,4 +1,4 @@
-"""What was meant by a name that is not known."""
+"""Suggestions for unknown names."""
 
 import pytest
 
@@ -19,12 +19,12 @@ KNOWN = ("channel", "event", "id", "retry", "since")
         ("sicne", "since"),
     ],
 )
-def test_a_typing_error_is_of_the_nearest_name(name: str, known: str) -> None:
+def test_a_misspelt_name_suggests_the_nearest(name: str, known: str) -> None:
     assert nearest(name, KNOWN) == known
 
 
 @pytest.mark.parametrize("name", ["", "x", "_", "topic", "RETRY", "idea", "retries", "channel" * 10])
-def test_a_name_that_is_near_to_none_is_no_typing_error(name: str) -> None:
+def test_a_dissimilar_name_has_no_suggestion(name: str) -> None:
     assert nearest(name, KNOWN) is None
 
 
@@ -42,25 +42,25 @@ def test_a_name_that_is_near_to_none_is_no_typing_error(name: str) -> None:
         ("last-event-id", "id"),
     ],
 )
-def test_what_was_meant_is_a_typing_error_another_case_or_a_word_of_others(name: str, known: str) -> None:
+def test_a_suggestion_corrects_a_typing_error_the_case_or_a_foreign_term(name: str, known: str) -> None:
     assert meant(name, KNOWN) == known
 
 
 @pytest.mark.parametrize("name", ["", "x", "payload", "message", "topic" * 10])
-def test_a_word_for_what_is_not_known_here_was_not_meant(name: str) -> None:
-    """`payload` means `data`, and there is none among these."""
+def test_a_foreign_term_for_an_unknown_name_has_no_suggestion(name: str) -> None:
+    """`payload` means `data`, which is not among these names."""
     assert meant(name, KNOWN) is None
 
 
 @pytest.mark.parametrize(("word", "known"), SYNONYMS.items())
-def test_each_word_of_others_means_a_member_of_an_event(word: str, known: str) -> None:
+def test_each_foreign_term_means_a_member_of_an_event(word: str, known: str) -> None:
     assert known in EVENT_MEMBERS
     assert word not in EVENT_MEMBERS
     assert meant(word, EVENT_MEMBERS) == known
 
 
-def test_the_longest_name_that_is_compared() -> None:
-    """A longer one is none that is known, however near."""
+def test_long_names_are_not_compared() -> None:
+    """They cannot be misspellings of a known name."""
     known = "k" * MAX_COMPARED
     assert nearest(known[1:] + "x", [known]) == known
     assert meant(known + "x", [known]) is None

@@ -1,4 +1,4 @@
-"""Kinds of values: what each takes, the error for anything else, and what is shown of a secret."""
+"""Value formats: accepted values, errors, and how secrets are shown."""
 
 from typing import Any
 
@@ -102,7 +102,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("name", "text", "what"), FORMS)
-def test_a_text_that_does_not_look_right_is_refused(name: str, text: str, what: str) -> None:
+def test_malformed_text_is_refused(name: str, text: str, what: str) -> None:
     value = text if type(getattr(Config(), name)) is str else ("unix", text) if what is PROXY else (text,)
     assert refused(Config, **{name: value}) == f"{name}: {text!r} is not {what}"
 
@@ -129,7 +129,7 @@ def test_a_text_that_does_not_look_right_is_refused(name: str, text: str, what: 
         ("metrics_channels", ("news", "a:b@c~d-e_f", "...", "x" * 128)),
     ],
 )
-def test_a_text_that_looks_right_is_taken_as_it_is(name: str, value: Any) -> None:
+def test_well_formed_text_is_unchanged(name: str, value: Any) -> None:
     said = {name: value}
     assert getattr(Config(**said), name) == value
 
@@ -141,8 +141,8 @@ def test_a_text_that_looks_right_is_taken_as_it_is(name: str, value: Any) -> Non
         ("null", "every sandboxed page and every local file sends it"),
     ],
 )
-def test_an_origin_that_people_try_is_refused_with_the_reason(origin: str, hint: str) -> None:
-    """Where the form alone would not say what is wrong with it."""
+def test_a_common_mistake_in_an_origin_is_explained(origin: str, hint: str) -> None:
+    """The general error would not say what is wrong."""
     told = f"cors_origins: {origin!r} is not {ORIGIN}; {hint}"
     assert refused(Config, cors_origins=("https://example.com", origin)) == told
 
@@ -191,6 +191,6 @@ def test_a_value_of_another_type_is_refused(name: str, value: Any, complaint: st
         ("/etc/keys?/jwks#1", "/etc/keys?/jwks#1"),
     ],
 )
-def test_of_a_url_no_secret_is_shown(url: str, expected: str) -> None:
-    """Which whoever publishes keys may want in it; of a file all is shown."""
+def test_a_secret_in_a_url_is_hidden(url: str, expected: str) -> None:
+    """The publisher of the keys may require one. A file path is shown whole."""
     assert shown_url(url) == expected

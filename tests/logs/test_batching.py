@@ -1,4 +1,4 @@
-"""Lines that are gathered: all are told, in order, with the times at which they were said."""
+"""Batched log lines: none is lost, and each has its order and time."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-async def test_lines_are_told_together_in_their_order(log: pytest.LogCaptureFixture) -> None:
+async def test_lines_are_logged_together_in_order(log: pytest.LogCaptureFixture) -> None:
     gathered = BatchedLogger(logger)
     for number in range(3):
         gathered.info("line %(n)d", {"n": number}.copy)
@@ -34,7 +34,7 @@ async def test_lines_are_told_together_in_their_order(log: pytest.LogCaptureFixt
     assert {(record.name, record.levelname) for record in log.records} == {(logger.name, "INFO")}
 
 
-async def test_a_line_has_the_time_at_which_it_was_said(
+async def test_a_line_has_the_time_of_its_call(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gathered, clock = BatchedLogger(logger), [1_700_000_000.25]
@@ -46,8 +46,8 @@ async def test_a_line_has_the_time_at_which_it_was_said(
     assert (record.created, record.msecs) == (1_700_000_000.25, 250)
 
 
-async def test_each_line_is_a_record_of_its_own(log: pytest.LogCaptureFixture) -> None:
-    """Made by whoever makes records in this program, who sees what it says."""
+async def test_each_line_is_a_log_record(log: pytest.LogCaptureFixture) -> None:
+    """The log record factory makes it, with its message."""
     made: list[tuple[object, object]] = []
 
     class Known(logging.LogRecord):
@@ -68,10 +68,10 @@ async def test_each_line_is_a_record_of_its_own(log: pytest.LogCaptureFixture) -
     assert [type(record) for record in log.records] == [Known, Known]
 
 
-async def test_those_that_come_later_are_told_later(
+async def test_later_lines_are_logged_by_the_next_timer(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a timer that is set anew, one for all that waits, and by none while nothing does."""
+    """There is one timer for all waiting lines, and none without any."""
     later = Mock()
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", later)
     gathered = BatchedLogger(logger)
@@ -84,7 +84,7 @@ async def test_those_that_come_later_are_told_later(
         assert log.messages == ["x", "y"] * number
 
 
-async def test_facts_are_not_asked_for_where_no_line_is_kept(log: pytest.LogCaptureFixture) -> None:
+async def test_fields_are_not_computed_for_a_disabled_level(log: pytest.LogCaptureFixture) -> None:
     gathered = BatchedLogger(logger)
 
     def facts() -> Mapping[str, object]:
@@ -96,8 +96,8 @@ async def test_facts_are_not_asked_for_where_no_line_is_kept(log: pytest.LogCapt
     assert log.messages == []
 
 
-async def test_the_end_loses_no_line(log: pytest.LogCaptureFixture) -> None:
-    """What waits is told at the end, and what comes behind it at once; the timer is none any more."""
+async def test_closing_logs_the_waiting_lines(log: pytest.LogCaptureFixture) -> None:
+    """Later lines are logged at once, and the timer is cancelled."""
     gathered = BatchedLogger(logger)
     gathered.info("before", FACTS)
     gathered.close()

@@ -1,4 +1,4 @@
-"""Formats: a record as a line."""
+"""Log formatters: a record as text or JSON."""
 
 import json
 import logging
@@ -35,15 +35,15 @@ def raised() -> BaseException:
     return raised.value
 
 
-def test_text_is_for_people() -> None:
-    """When, how bad, who says it, and what."""
+def test_the_text_format() -> None:
+    """It has the time, level, logger and message."""
     line = TextFormatter().format(
         record("%(count)d of %(what)s", {"count": 3, "what": "x"}, level=logging.ERROR)
     )
     assert line == "2026-11-22T21:12:46.042Z ERROR sse_broadcast.x: 3 of x"
 
 
-def test_a_traceback_follows_its_text() -> None:
+def test_a_traceback_follows_its_line() -> None:
     lines = TextFormatter().format(record("broken", fault=raised())).split("\n")
     assert lines[:2] == [
         "2026-11-22T21:12:46.042Z INFO sse_broadcast.x: broken",
@@ -52,8 +52,8 @@ def test_a_traceback_follows_its_text() -> None:
     assert lines[-2:] == ["ValueError: two", "lines"]
 
 
-def test_a_traceback_moves_no_cursor() -> None:
-    """What was raised may quote what a client has sent."""
+def test_a_traceback_has_no_control_characters() -> None:
+    """An exception may quote the bytes of a client."""
     text = TextFormatter().format(record("broken", fault=ValueError("\x1b[2J\r\u202e")))
     assert text.endswith("\nValueError: \\x1b[2J\\r\\u202e")
 
@@ -67,13 +67,13 @@ def test_a_traceback_moves_no_cursor() -> None:
         ("\u2028\udcff'\"\\", "\\u2028\\udcff'\"\\"),
     ],
 )
-def test_what_a_message_quotes_stays_in_its_line(said: str, shown: str) -> None:
-    """Nobody writes lines of their own into the log, or moves the terminal's cursor."""
+def test_a_message_stays_on_its_line(said: str, shown: str) -> None:
+    """Quoted text can neither add a line nor send control characters to the terminal."""
     assert TextFormatter().format(record("%(said)s", {"said": said})).endswith(f": {shown}")
 
 
-def test_json_has_the_facts_as_members() -> None:
-    """Behind what every line has, each as JSON has it."""
+def test_json_has_the_fields_as_members() -> None:
+    """They follow those of every line, each as JSON."""
     line = JsonFormatter().format(
         record(
             "%(id)s of %(channels)s",
@@ -87,7 +87,7 @@ def test_json_has_the_facts_as_members() -> None:
     )
 
 
-def test_a_traceback_is_one_member() -> None:
+def test_a_traceback_is_one_json_member() -> None:
     line = JsonFormatter().format(record("broken", fault=raised()))
     assert "\n" not in line
     said = json.loads(line)
@@ -96,14 +96,14 @@ def test_a_traceback_is_one_member() -> None:
     assert said["exception"].endswith("ValueError: two\nlines")
 
 
-def test_a_stack_is_one_member() -> None:
+def test_a_stack_is_one_json_member() -> None:
     made = record("here")
     made.stack_info = "Stack (most recent call last):\n  x"
     assert json.loads(JsonFormatter().format(made))["stack"] == made.stack_info
     assert TextFormatter().format(made).endswith(f": here\n{made.stack_info}")
 
 
-def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
+def test_a_field_cannot_replace_a_standard_member() -> None:
     said = json.loads(JsonFormatter().format(record("a %(level)s", {"level": "spirit", "time": 1, "x": 2})))
     assert (said["level"], said["time"], said["message"], said["x"]) == (
         "info",
@@ -124,22 +124,22 @@ def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
         ({("a",): 1, "b": 2}, {"('a',)": 1, "b": 2}),
     ],
 )
-def test_json_takes_any_fact(fact: Any, shown: Any) -> None:
-    """In ASCII, which survives whatever carries it; what JSON has no form for is told in its own words."""
+def test_json_accepts_any_field(fact: Any, shown: Any) -> None:
+    """It is ASCII, which every transport keeps. A value without a JSON form is its text."""
     line = JsonFormatter().format(record("%(x)s", {"x": fact}))
     assert line.isascii()
     assert json.loads(line)["x"] == shown
 
 
 @pytest.mark.parametrize("args", [(), ("x",), (1, 2)])
-def test_a_message_of_others_has_no_facts(args: tuple[object, ...]) -> None:
+def test_a_message_of_another_library_has_no_fields(args: tuple[object, ...]) -> None:
     made = record("%s " * len(args), *args)
     assert facts(made) == {}
     assert len(json.loads(JsonFormatter().format(made))) == 4
 
 
-def test_an_exception_that_was_none_is_not_told() -> None:
-    """`exc_info=True` where nothing was raised."""
+def test_exc_info_without_an_exception_is_left_out() -> None:
+    """The record has `exc_info=True`, and nothing was raised."""
     made = record("x")
     made.exc_info = sys.exc_info()
     assert TextFormatter().format(made).endswith(": x")

@@ -1,4 +1,4 @@
-"""Log: from a logger's words to standard error, and what it leaves as it was."""
+"""Log pipeline: from loggers to standard error, and what it restores."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ KNOWN = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "logAsy
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Leave logging as pytest has it."""
+    """Restore pytest's configuration of logging."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers.copy()
     known = {name: getattr(logging, name) for name in KNOWN if hasattr(logging, name)}
@@ -43,7 +43,7 @@ def restored() -> Iterator[None]:
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """Return what is on standard error, which is all JSON."""
+    """Return the lines on standard error, all of them JSON."""
     out, err = capfd.readouterr()
     assert out == ""
     return [json.loads(line) for line in err.splitlines()]
@@ -53,7 +53,7 @@ def messages(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return [line["message"] for line in lines(capfd)]
 
 
-def test_what_any_logger_says_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_every_logger_are_written(capfd: pytest.CaptureFixture[str]) -> None:
     with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         for number in range(1000):
             logger.info("line %(number)d", {"number": number})
@@ -64,7 +64,7 @@ def test_what_any_logger_says_is_written(capfd: pytest.CaptureFixture[str]) -> N
     assert (said[-1]["logger"], said[-1]["level"], said[-1]["message"]) == ("another", "error", "worse")
 
 
-def test_text_is_text(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_text_format_is_text(capfd: pytest.CaptureFixture[str]) -> None:
     with LogPipeline(LogLevel.WARNING, LogFormat.TEXT):
         logger.info("less")
         logger.warning("half of a pair: %(it)s", {"it": "\ud800"})
@@ -81,7 +81,7 @@ def test_text_is_text(capfd: pytest.CaptureFixture[str]) -> None:
         (LogFormat.JSON, True, True),
     ],
 )
-def test_text_is_for_a_terminal(
+def test_text_is_the_format_on_a_terminal(
     format: LogFormat, monkeypatch: pytest.MonkeyPatch, *, terminal: bool, json: bool
 ) -> None:
     reading, writing = pty.openpty() if terminal else os.pipe()
@@ -105,7 +105,7 @@ def test_debug_is_switched_on_and_off(capfd: pytest.CaptureFixture[str]) -> None
     assert messages(capfd) == [on, "shown", off, on, "shown", off, "shown"]
 
 
-def test_another_level_holds_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_another_level_applies_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     with LogPipeline(LogLevel.ERROR, LogFormat.JSON) as log:
         log.set_level(LogLevel.INFO)
         logger.info("shown")
@@ -120,7 +120,7 @@ def test_another_level_holds_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     assert said[-2] == "debug is off: the level is warning"
 
 
-def test_a_line_that_cannot_be_formatted_is_told() -> None:
+def test_a_line_that_cannot_be_formatted_is_reported() -> None:
     put: list[bytes] = []
     handler = PipelineHandler(put.append)
     handler.setFormatter(JsonFormatter())
@@ -134,8 +134,8 @@ def test_a_line_that_cannot_be_formatted_is_told() -> None:
     assert after["message"] == "after"
 
 
-def test_what_python_warns_of_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
-    """While the log is open; before and behind, Python prints it as ever."""
+def test_warnings_of_python_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    """They are while the log is open. Otherwise Python prints them."""
     before = warnings.showwarning
     with warnings.catch_warnings(), LogPipeline(LogLevel.INFO, LogFormat.JSON):
         warnings.simplefilter("default")
@@ -146,8 +146,8 @@ def test_what_python_warns_of_is_logged(capfd: pytest.CaptureFixture[str]) -> No
     assert warnings.showwarning is before
 
 
-def test_lines_that_clients_cause_are_limited(capfd: pytest.CaptureFixture[str]) -> None:
-    """Also those of the loop and of aiohttp; without the log they are as they were."""
+def test_lines_caused_by_clients_are_limited(capfd: pytest.CaptureFixture[str]) -> None:
+    """Those of asyncio and aiohttp are too. Closing the log removes the limits."""
     loggers = [logging.getLogger(name) for name in LIMITED]
     with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         for each in loggers:
@@ -158,16 +158,16 @@ def test_lines_that_clients_cause_are_limited(capfd: pytest.CaptureFixture[str])
 
 
 def descriptors() -> Counter[str]:
-    """Return what files of this process are open, each as often as it is."""
+    """Return the open file descriptors of this process with their files."""
     found = Counter[str]()
     for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the folder itself
+        with contextlib.suppress(FileNotFoundError):  # the directory being listed
             found[str(link.readlink())] += 1
     return found
 
 
-def test_where_there_is_no_standard_error_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing fails: the number 2 may be another file's by then."""
+def test_without_standard_error_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing fails either: descriptor 2 may be another file by then."""
     monkeypatch.setattr(sys, "__stderr__", None)
     before = descriptors()
     with LogPipeline(LogLevel.INFO, LogFormat.JSON):
@@ -175,15 +175,15 @@ def test_where_there_is_no_standard_error_nothing_is_written(monkeypatch: pytest
         logger.info("nowhere")
 
 
-def test_it_keeps_no_descriptor(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_pipeline_leaves_no_descriptor_open(capfd: pytest.CaptureFixture[str]) -> None:
     before = descriptors()
     with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         assert (descriptors() - before).total() == 1
     assert descriptors() == before
 
 
-def test_a_record_may_be_logged_while_another_is() -> None:
-    """As a destructor does: there is no lock that its thread could be holding, or another's."""
+def test_a_record_may_be_logged_during_another() -> None:
+    """A destructor may do so: there is no lock that its own or another thread could hold."""
     put: list[bytes] = []
     handler = PipelineHandler(put.append)
 
@@ -216,13 +216,13 @@ assert all(logging.getLogger(name).filters == [] for name in ("asyncio", "aiohtt
 """
 
 
-def test_the_library_configures_no_logging() -> None:
-    """A program that has it has a log of its own."""
+def test_the_library_does_not_configure_logging() -> None:
+    """The program that uses it does."""
     subprocess.run([sys.executable, "-c", LIBRARY], check=True, timeout=60)
 
 
-def test_a_record_knows_no_more_than_lines_tell(caplog: pytest.LogCaptureFixture) -> None:
-    """To find out who calls, in which thread, costs more than to write it would."""
+def test_a_record_has_only_the_used_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """Finding the caller and thread costs more than writing the line."""
     with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         logging.getLogger("x").info("y")
     (record,) = caplog.records

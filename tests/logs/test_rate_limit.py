@@ -1,4 +1,4 @@
-"""Flood: how many lines of a kind get through."""
+"""Rate limit of log lines: how many of a kind pass."""
 
 import asyncio
 import logging
@@ -16,8 +16,8 @@ TEMPLATE = "%(address)s: refused"
 
 
 @dataclass
-class Flooded:
-    """A logger with a flood's filter, whose clock and callbacks go by the test."""
+class LimitedLogger:
+    """A logger with the filter, whose clock and callbacks a test controls."""
 
     logger: logging.Logger
     clock: Clock
@@ -29,16 +29,16 @@ class Flooded:
             self.logger.log(level, message, {"address": number})
 
     def take(self) -> list[str]:
-        """Return what was logged since it was asked last."""
+        """Return the lines logged since the last call."""
         messages = self.said.messages.copy()
         self.said.clear()
         return messages
 
 
 @pytest.fixture
-def flooded(caplog: pytest.LogCaptureFixture) -> Iterator[Flooded]:
+def flooded(caplog: pytest.LogCaptureFixture) -> Iterator[LimitedLogger]:
     caplog.set_level(logging.DEBUG)
-    made = Flooded(logging.getLogger("tests.flooded"), Clock(), caplog)
+    made = LimitedLogger(logging.getLogger("tests.flooded"), Clock(), caplog)
     flood = RateLimitFilter(clock=made.clock, later=lambda seconds, call: made.due.append((seconds, call)))
     made.logger.addFilter(flood)
     yield made
@@ -53,13 +53,13 @@ def lines(*numbers: int) -> list[str]:
     return [f"{number}: refused" for number in numbers]
 
 
-def test_few_lines_pass(flooded: Flooded) -> None:
+def test_a_few_lines_pass(flooded: LimitedLogger) -> None:
     flooded.log(MAX_LINES_A_SECOND)
     assert flooded.take() == lines(*range(MAX_LINES_A_SECOND))
     assert flooded.due == []
 
 
-def test_more_than_that_in_a_second_are_counted(flooded: Flooded) -> None:
+def test_more_lines_in_a_second_are_counted(flooded: LimitedLogger) -> None:
     flooded.clock.forward(0.25)
     flooded.log(1)
     flooded.clock.forward(0.5)
@@ -74,8 +74,8 @@ def test_more_than_that_in_a_second_are_counted(flooded: Flooded) -> None:
     assert flooded.take() == lines(0)
 
 
-def test_what_is_told_is_a_line_of_the_kind(flooded: Flooded) -> None:
-    """By its logger, at its level, with the facts by name."""
+def test_the_count_is_a_line_of_the_same_kind(flooded: LimitedLogger) -> None:
+    """It has the same logger and level, and its values as fields."""
     flooded.log(MAX_LINES_A_SECOND + 1, level=logging.ERROR)
     flooded.said.clear()
     flooded.due[0][1]()
@@ -84,8 +84,8 @@ def test_what_is_told_is_a_line_of_the_kind(flooded: Flooded) -> None:
     assert record.args == {"left_out": 1, "kind": "...: refused"}
 
 
-def test_the_next_second_is_another(flooded: Flooded) -> None:
-    """A flood that lasts is a few lines a second and a count."""
+def test_each_second_has_its_own_limit(flooded: LimitedLogger) -> None:
+    """Lasting repetition is a few lines a second and a count."""
     for _ in range(3):
         flooded.log(MAX_LINES_A_SECOND + 10)
         assert flooded.take()[-MAX_LINES_A_SECOND:] == lines(*range(MAX_LINES_A_SECOND))
@@ -93,8 +93,8 @@ def test_the_next_second_is_another(flooded: Flooded) -> None:
     assert len(flooded.due) == 3
 
 
-def test_a_call_that_comes_late_tells_nothing_twice(flooded: Flooded) -> None:
-    """The next of the kind has told already; and what came since is counted for itself."""
+def test_a_late_callback_reports_nothing_twice(flooded: LimitedLogger) -> None:
+    """The next line of the kind has reported the count. Later drops are counted anew."""
     flooded.log(MAX_LINES_A_SECOND + 7)
     flooded.take()
     flooded.clock.forward(1.5)
@@ -106,8 +106,8 @@ def test_a_call_that_comes_late_tells_nothing_twice(flooded: Flooded) -> None:
     assert flooded.take() == [told(1)]
 
 
-def test_each_kind_has_its_own_number(flooded: Flooded) -> None:
-    """By what is said, and how bad it is; not by the values in it, nor by what follows the first line."""
+def test_each_kind_has_its_own_count(flooded: LimitedLogger) -> None:
+    """A kind is a message and a level, without its values and without all after its first line."""
     flooded.log(MAX_LINES_A_SECOND + 1)
     flooded.log(1, level=logging.WARNING)
     flooded.log(1, "other %(address)s")
@@ -117,8 +117,8 @@ def test_each_kind_has_its_own_number(flooded: Flooded) -> None:
     assert len(flooded.take()) == MAX_LINES_A_SECOND
 
 
-def test_kinds_without_number_are_one(flooded: Flooded) -> None:
-    """A logger that makes its messages up cannot have any number of them, or have them all remembered."""
+def test_the_number_of_kinds_is_limited(flooded: LimitedLogger) -> None:
+    """A logger with made-up messages can neither pass any number nor fill the memory."""
     for number in range(MOST_KINDS + MAX_LINES_A_SECOND + 4):
         flooded.log(1, f"kind {number}")
     assert len(flooded.take()) == MOST_KINDS + MAX_LINES_A_SECOND
@@ -128,7 +128,7 @@ def test_kinds_without_number_are_one(flooded: Flooded) -> None:
     assert entries(flooded.logger.filters) == len(["the filter", "the new kind"])
 
 
-async def test_the_end_of_a_flood_is_told_by_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_loop_reports_the_count_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     logger, clock = logging.getLogger("tests.looped"), Clock()
     logger.addFilter(RateLimitFilter(clock=clock))
@@ -140,7 +140,7 @@ async def test_the_end_of_a_flood_is_told_by_the_loop(caplog: pytest.LogCaptureF
     assert len(asyncio.all_tasks()) == 1
 
 
-def test_without_a_loop_the_next_line_tells_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_loop_the_next_line_reports_the_count(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     logger, clock = logging.getLogger("tests.loopless"), Clock()
     logger.addFilter(RateLimitFilter(clock=clock))

@@ -1,4 +1,4 @@
-"""Writer: lines on their way to a file that may take them, or not."""
+"""Background writer: lines on their way to a file that may block or fail."""
 
 import fcntl
 import os
@@ -36,13 +36,13 @@ def make() -> Iterator[Make]:
 
 
 class Pipe:
-    """A pipe, as full or as gone as a test has it."""
+    """A pipe that a test can fill or close."""
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
 
     def fill(self) -> int:
-        """Leave no room, and say how much there was."""
+        """Fill the pipe, and return the number of bytes."""
         size = fcntl.fcntl(self.writing, fcntl.F_GETPIPE_SZ)
         return os.write(self.writing, b"." * size)
 
@@ -53,7 +53,7 @@ class Pipe:
         return data
 
     def rest(self) -> bytes:
-        """Return everything up to the end, which there is when nobody writes any more."""
+        """Return everything up to the end, which comes when the writing end is closed."""
         os.close(self.writing)
         self.writing = -1
         with os.fdopen(os.dup(self.reading), "rb") as file:
@@ -72,7 +72,7 @@ def pipe() -> Iterator[Pipe]:
     made.close()
 
 
-def test_lines_are_written_in_their_order(make: Make, pipe: Pipe) -> None:
+def test_lines_are_written_in_order(make: Make, pipe: Pipe) -> None:
     lines = [b"%d\n" % number for number in range(10_000)]
     lines[5000:5000] = [b"x" * (3 * MAX_WRITE) + b"\n"]
     writer = make(pipe.writing)
@@ -82,7 +82,7 @@ def test_lines_are_written_in_their_order(make: Make, pipe: Pipe) -> None:
     assert writer.lost == 0
 
 
-def test_lines_of_several_threads_are_whole(make: Make, pipe: Pipe) -> None:
+def test_lines_of_several_threads_are_complete(make: Make, pipe: Pipe) -> None:
     writer = make(pipe.writing)
 
     def put(letter: bytes) -> None:
@@ -100,8 +100,8 @@ def test_lines_of_several_threads_are_whole(make: Make, pipe: Pipe) -> None:
         assert [line[1:] for line in lines if line[0] == letter] == [b"%d" % n for n in range(500)]
 
 
-def test_the_end_waits_for_what_was_put(make: Make, pipe: Pipe) -> None:
-    """All of it is written when `close` says so."""
+def test_closing_waits_for_queued_lines(make: Make, pipe: Pipe) -> None:
+    """All are written when `close` returns."""
     writer = make(pipe.writing)
     for _ in range(100):
         writer.put(b"line\n")
@@ -109,8 +109,11 @@ def test_the_end_waits_for_what_was_put(make: Make, pipe: Pipe) -> None:
     assert pipe.rest() == b"line\n" * 100
 
 
-def test_a_pipe_that_nobody_reads_keeps_nobody(make: Make, pipe: Pipe) -> None:
-    """What has room waits, what has none is lost and counted; both are told when somebody reads again."""
+def test_an_unread_pipe_blocks_no_caller(make: Make, pipe: Pipe) -> None:
+    """Lines wait up to a limit, and more are counted as lost.
+
+    Both are written when the pipe is read again.
+    """
     filled = pipe.fill()
     counted: list[int] = []
     writer = make(pipe.writing, most=100)
@@ -127,7 +130,7 @@ def test_a_pipe_that_nobody_reads_keeps_nobody(make: Make, pipe: Pipe) -> None:
     assert writer.lost == 9
 
 
-def test_a_pipe_that_nobody_reads_does_not_keep_the_end(make: Make, pipe: Pipe) -> None:
+def test_an_unread_pipe_does_not_delay_closing(make: Make, pipe: Pipe) -> None:
     pipe.fill()
     writer = make(pipe.writing)
     writer.put(b"line\n")
@@ -136,7 +139,7 @@ def test_a_pipe_that_nobody_reads_does_not_keep_the_end(make: Make, pipe: Pipe) 
     pipe.reading = -1
 
 
-def test_a_pipe_that_somebody_else_made_non_blocking_is_waited_for(
+def test_a_pipe_made_non_blocking_by_another_process_is_waited_for(
     make: Make, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting, poll = threading.Event(), select.poll
@@ -158,7 +161,7 @@ def test_a_pipe_that_somebody_else_made_non_blocking_is_waited_for(
     assert writer.lost == 0
 
 
-def test_a_pipe_whose_reader_is_gone_loses_lines(make: Make, pipe: Pipe) -> None:
+def test_a_closed_pipe_loses_lines(make: Make, pipe: Pipe) -> None:
     os.close(pipe.reading)
     pipe.reading = -1
     writer = make(pipe.writing)
@@ -176,7 +179,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 class Disk:
-    """A file that has room, or a disk that is full, behind one descriptor."""
+    """A file with a size limit, or a full disk, behind one descriptor."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -195,7 +198,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     os.close(made.descriptor)
 
 
-def test_a_full_disk_loses_lines_and_has_that_told(disk: Disk, make: Make) -> None:
+def test_a_full_disk_loses_lines_and_the_loss_is_reported(disk: Disk, make: Make) -> None:
     lost = threading.Semaphore(0)
     writer = make(disk.descriptor)
     writer.on_lost = lambda count: [lost.release() for _ in range(count)]  # type: ignore[assignment,func-returns-value]
@@ -214,7 +217,7 @@ def test_a_full_disk_loses_lines_and_has_that_told(disk: Disk, make: Make) -> No
     assert writer.lost == 3
 
 
-def test_what_was_lost_is_told_though_nothing_more_is_logged(
+def test_a_loss_is_reported_without_another_line(
     disk: Disk, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AGAIN", 0.01)
@@ -236,7 +239,7 @@ LIMIT = 1 << 30
 
 @pytest.fixture
 def room() -> Iterator[Callable[[bool], None]]:
-    """Let files grow beyond `LIMIT`, or not."""
+    """Allow files to grow beyond `LIMIT`, or forbid it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def have_room(there_is: bool) -> None:  # noqa: FBT001
@@ -246,10 +249,10 @@ def room() -> Iterator[Callable[[bool], None]]:
     have_room(True)
 
 
-def test_a_line_that_was_cut_is_ended_before_the_next(
+def test_a_cut_line_is_ended_before_the_next(
     make: Make, room: Callable[[bool], None], tmp_path: Path
 ) -> None:
-    """What reads the log line by line loses that one and no other."""
+    """A program that reads the log by lines loses that line only."""
     path = tmp_path / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.lseek(descriptor, LIMIT - 12, os.SEEK_SET)
@@ -273,13 +276,13 @@ def test_a_line_that_was_cut_is_ended_before_the_next(
     ("left", "missing", "cut"),
     [(0, 0, False), (1, 1, True), (4, 1, False), (5, 2, True), (7, 2, False), (9, 3, False), (10, 3, True)],
 )
-def test_what_is_missing_is_counted_by_lines(left: int, missing: int, *, cut: bool) -> None:
-    """The end of a line that was cut before counts for none of them."""
+def test_lost_lines_are_counted(left: int, missing: int, *, cut: bool) -> None:
+    """The rest of a cut line counts for none."""
     assert module._missing([b"a\n", b"bb\n", b"ccc\n"], left) == (missing, cut)
 
 
-def test_whoever_counts_may_lose_a_line_too(make: Make, pipe: Pipe) -> None:
-    """As a destructor does that logs, wherever Python chooses to run it."""
+def test_a_line_lost_while_counting_is_counted(make: Make, pipe: Pipe) -> None:
+    """A destructor may log at any point."""
     writer = make(pipe.writing, most=10)
     counted: list[int] = []
 
