@@ -1,4 +1,4 @@
-"""The order of the modules: arrows go one way, and each has its tests."""
+"""The order of the modules: imports go one way, and each module has its tests."""
 
 import ast
 import importlib
@@ -118,7 +118,7 @@ CORE = (
 )
 """What knows no network library and no command line."""
 
-# What a folder may import beside itself, where that is less than all that stands before it.
+# What a folder may import besides itself, where that is less than all modules before it.
 ONLY = {
     "fanout": (*GROUND, "config.schema", "channels", "publication", "backends.base"),
     "backends": (*GROUND, "config.schema", "config.policy", "channels", "publication"),
@@ -151,7 +151,7 @@ MODULES = {
 
 
 def imported(path: Path) -> set[str]:
-    """Return all modules that a file imports, anywhere in it; of our own the very module."""
+    """Return all modules that a file imports, at any place in it, and of this package the exact module."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -175,7 +175,7 @@ def ours(name: str) -> set[str]:
 
 
 def within(name: str, place: str) -> bool:
-    """Whether a module is one, or in the folder of it."""
+    """Return whether a module is this one, or in its folder."""
     return name == place or name.startswith(f"{place}.")
 
 
@@ -183,8 +183,8 @@ def rank(name: str) -> int:
     return next(index for index, place in enumerate(ORDER) if within(name, place))
 
 
-def against(name: str) -> Iterator[str]:
-    """Yield the imports of a module that it may not have."""
+def forbidden_imports(name: str) -> Iterator[str]:
+    """Yield the imports that a module must not have."""
     for other in ours(name):
         if rank(other) > rank(name):
             yield f"{name} imports {other}, which stands above it"
@@ -193,17 +193,17 @@ def against(name: str) -> Iterator[str]:
                 yield f"{name} imports {other}: {folder} does not know it"
 
 
-def test_every_module_has_a_place() -> None:
-    """A new file at the top, or a new folder, is a decision and not an accident."""
+def test_every_module_has_a_place_in_the_order() -> None:
+    """A new file or folder at the top is a decision."""
     assert [name for name in MODULES if not any(within(name, place) for place in ORDER)] == []
     assert [place for place in ORDER if not any(within(name, place) for name in MODULES)] == []
 
 
-def test_arrows_go_one_way() -> None:
-    assert [line for name in MODULES for line in against(name)] == []
+def test_imports_follow_the_order() -> None:
+    assert [line for name in MODULES for line in forbidden_imports(name)] == []
 
 
-def test_no_two_modules_need_each_other() -> None:
+def test_no_two_modules_import_each_other() -> None:
     left = {name: ours(name) & MODULES.keys() for name in MODULES}
     while free := [name for name, needed in left.items() if not needed & left.keys()]:
         for name in free:
@@ -211,8 +211,8 @@ def test_no_two_modules_need_each_other() -> None:
     assert left == {}
 
 
-def test_the_server_knows_the_broadcaster_and_no_backend() -> None:
-    """Of the backends it knows the contract alone, and of the fan-out what a stream is made of."""
+def test_the_server_imports_the_broadcaster_and_no_backend() -> None:
+    """It imports only the contract of backends, and of the fan-out only the parts of a stream."""
     for name in MODULES:
         if within(name, "server"):
             assert {other for other in ours(name) if within(other, "backends")} <= {"backends.base"}, name
@@ -223,7 +223,7 @@ def drivers(name: str) -> set[str]:
     return {each.split(".")[0] for each in IMPORTS[name]} & DRIVERS
 
 
-def test_the_core_knows_no_driver() -> None:
+def test_the_core_imports_no_driver() -> None:
     for name in MODULES:
         if any(within(name, place) for place in (*CORE, *GROUND, "logs")):
             assert not drivers(name), name
@@ -234,7 +234,7 @@ def test_the_core_knows_no_driver() -> None:
 
 
 def test_an_extra_is_imported_where_it_is_needed() -> None:
-    """Inside a function: a server that does without it need not have it."""
+    """It is inside a function: a server without the feature need not have it installed."""
     for path in MODULES.values():
         tops = ast.parse(path.read_text()).body
         names = {each.name for node in tops if isinstance(node, ast.Import) for each in node.names}
@@ -242,15 +242,15 @@ def test_an_extra_is_imported_where_it_is_needed() -> None:
         assert not {name.split(".")[0] for name in names} & EXTRAS, path
 
 
-def test_only_the_sink_and_the_transport_folder_touch_a_transport() -> None:
-    """Whoever writes to a transport obeys the rules at the head of the sink's file."""
+def test_only_the_sink_and_the_transport_folder_use_a_transport() -> None:
+    """Other code would break the rules at the head of the sink's file."""
     allowed = ("server.streams.sink", "server.transport")
     others = [name for name in MODULES if not any(within(name, place) for place in allowed)]
     assert [name for name in others if ".transport" in code_of(MODULES[name])] == []
 
 
 def code_of(path: Path) -> str:
-    """Return the code of a file without its imports, where `transport` is a folder."""
+    """Return the code of a file without its imports, which name the folder `transport`."""
     return "\n".join(
         line for line in path.read_text().splitlines() if "sse_broadcast.server.transport" not in line
     )
@@ -267,7 +267,7 @@ def is_private(name: str) -> bool:
 
 
 def private_imports(tree: ast.AST) -> Iterator[str]:
-    """Yield what is imported of a library from a private module, or by a private name."""
+    """Yield what is imported from a private module of a library, or by a private name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             paths = [alias.name for alias in node.names]
@@ -282,7 +282,7 @@ def private_imports(tree: ast.AST) -> Iterator[str]:
 
 
 def attributes(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield each private attribute, by its name or in a `getattr`, with the name it is of; "" if of none."""
+    """Yield each private attribute, also in a `getattr`, with the name of its object, or ""."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
             yield node.value.id if isinstance(node.value, ast.Name) else "", node.attr
@@ -293,7 +293,7 @@ def attributes(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def names_of(tree: ast.AST) -> set[str]:
-    """Return the private names that a module makes: in its classes, or on `self`."""
+    """Return the private names that a module defines in its classes or on `self`."""
     made = {attr for owner, attr in attributes(tree) if owner in {"self", "cls"}}
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -313,9 +313,9 @@ def imported_elsewhere(tree: ast.AST) -> set[str]:
 
 
 def private_attributes(tree: ast.AST) -> Iterator[str]:
-    """Yield the private attributes that no object of the same module has, nor another library's module.
+    """Yield private attributes that belong to a library.
 
-    Ours are private to a module: who reads one that is made elsewhere reads a library's.
+    No object of the same module has them, and they are in no module of another library.
     """
     made, elsewhere = names_of(tree), imported_elsewhere(tree)
     for owner, attr in attributes(tree):
@@ -324,7 +324,7 @@ def private_attributes(tree: ast.AST) -> Iterator[str]:
 
 
 def inherited_names(kind: type) -> set[str]:
-    """Return the private names that a class has from a class of these libraries."""
+    """Return the private names that a class inherits from a class of these libraries."""
     names: set[str] = set()
     for base in kind.__mro__:
         if base.__module__.split(".")[0] in LIBRARIES:
@@ -335,7 +335,7 @@ def inherited_names(kind: type) -> set[str]:
 
 
 def inherited_attributes(module: object, tree: ast.AST) -> Iterator[str]:
-    """Yield the private names of a library's class that a class of a module reads, or sets, on itself."""
+    """Yield the private names of a library's class that a subclass in a module reads or sets on itself."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and isinstance(kind := getattr(module, node.name, None), type):
             said = {attr for owner, attr in attributes(node) if owner in {"self", "cls", ""}}
@@ -345,7 +345,7 @@ def inherited_attributes(module: object, tree: ast.AST) -> Iterator[str]:
 
 
 def test_private_names_of_aiohttp_are_in_one_module() -> None:
-    """A new version can change any of them: there they are explained, and checked when it is imported."""
+    """A new version may change them. That module explains them, and checks them when it is imported."""
     found = []
     for name, path in MODULES.items():
         if name == INTERNALS:
@@ -360,7 +360,7 @@ def test_private_names_of_aiohttp_are_in_one_module() -> None:
 
 
 def test_a_private_name_of_aiohttp_is_found() -> None:
-    """However it is come by: the test above looks for what there is."""
+    """The test above relies on it, for every way to access one."""
     path = MODULES[INTERNALS]
     tree, module = ast.parse(path.read_text()), importlib.import_module(f"sse_broadcast.{INTERNALS}")
     assert set(private_imports(tree)) == {"yarl._parse", "yarl._url"}

@@ -1,4 +1,4 @@
-"""What passes by itself, and how long to wait for it."""
+"""Backoff: which failures are temporary, and how long to wait."""
 
 import time
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ SECONDS = st.floats(0, 1e9)
 
 @pytest.fixture
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the longest wait of each spread."""
+    """Replace the jitter by its longest wait."""
     monkeypatch.setattr(backoff, "random", SimpleNamespace(uniform=lambda _, high: high))
 
 
@@ -44,8 +44,8 @@ def failure(
 
 
 @given(status=st.integers(520, 599))
-def test_whatever_a_proxy_invents_passes(status: int) -> None:
-    """No list of their statuses could be complete."""
+def test_invented_statuses_of_proxies_are_temporary(status: int) -> None:
+    """No list of them could be complete."""
     assert is_transient(status)
 
 
@@ -55,20 +55,20 @@ NEVER += [501, 505, 506, 508, 510, 600, 999]
 
 
 @pytest.mark.parametrize("status", [*PASSING, *NEVER])
-def test_a_status_passes_unless_it_is_about_the_request(status: int) -> None:
-    """Nor does one pass that is about how the server was built, nor one that HTTP does not have."""
+def test_a_status_is_temporary_unless_it_is_about_the_request(status: int) -> None:
+    """One about the features of the server is permanent, and so is an invalid one."""
     assert is_transient(status) == (status in PASSING)
 
 
 @given(base=st.floats(FLOOR, MAX_RETRY_SECONDS))
-def test_the_wait_after_a_success_is_the_server_s(base: float) -> None:
-    """As the standard asks, to the millisecond: the server has already spread it."""
+def test_the_wait_after_a_success_is_the_servers(base: float) -> None:
+    """It is exact to the millisecond: the server has added jitter."""
     assert delay(base, 0) == base
 
 
 @given(base=SECONDS, failures=st.integers(0, 10**9), at_least=st.none() | SECONDS)
-def test_every_wait_is_bounded(base: float, failures: int, at_least: float | None) -> None:
-    """None is shorter than the floor, or than what was told within reason; none is longer than an hour."""
+def test_every_wait_is_limited(base: float, failures: int, at_least: float | None) -> None:
+    """It is at least the minimum and a reasonable Retry-After, and at most an hour."""
     wait = delay(base, failures, at_least=at_least)
     asked = min(at_least or 0.0, LONGEST_RETRY_AFTER)
     assert max(FLOOR, min(base, MAX_RETRY_SECONDS), asked) <= wait
@@ -86,12 +86,12 @@ def test_every_wait_is_bounded(base: float, failures: int, at_least: float | Non
 )
 @pytest.mark.usefixtures("longest")
 def test_the_wait_doubles_with_each_failure(base: float, waits: list[float]) -> None:
-    """Up to a minute, or to what the server asks for if that is longer."""
+    """The limit is a minute, or a longer wait of the server."""
     assert [delay(base, failures) for failures in range(len(waits))] == pytest.approx(waits)
 
 
-def test_the_wait_after_a_failure_is_spread() -> None:
-    """Clients that lost their server together, or were told the same time, do not come back together."""
+def test_the_wait_after_a_failure_has_jitter() -> None:
+    """Clients that lost their server together, or got the same wait, do not reconnect together."""
     for some, low, high in (
         ({delay(1.0, 1) for _ in range(50)}, 1.0, 2.0),
         ({delay(1.0, 6) for _ in range(50)}, 30.0, 60.0),
@@ -118,7 +118,7 @@ def test_the_wait_after_a_failure_is_spread() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
-    """In the three forms of a date that RFC 9110 (5.6.7) has; anything else says nothing."""
+    """The date has one of the three forms of RFC 9110, 5.6.7. Any other value is ignored."""
     assert parse_retry_after(text, now=lambda: 100.0) == seconds
 
 
@@ -132,18 +132,18 @@ def test_a_date_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(text=st.text(max_size=40) | st.from_regex(r"\w{3}, \d+ \w{3} \d+ [\d:]+ [+-]?\w+", fullmatch=True))
-def test_no_retry_after_is_a_fault(text: str) -> None:
-    """Whatever a server writes, it is read as seconds that are not negative, or as nothing."""
+def test_any_retry_after_is_accepted(text: str) -> None:
+    """Whatever a server sends is non-negative seconds, or nothing."""
     seconds = parse_retry_after(text)
     assert seconds is None or seconds >= 0.0
 
 
-# A publisher's.
+# The wait of a publisher.
 
 
 @pytest.mark.usefixtures("longest")
-def test_a_publisher_waits_until_its_time_is_over() -> None:
-    """Ever longer, up to a bound; the last attempt is made at the end of the time, and ends it."""
+def test_a_publisher_retries_until_its_time_is_over() -> None:
+    """Waits grow up to a limit. The last attempt is at the end of the time."""
     clock, error = Clock(), failure()
     budget = RetryBudget(30.0, paced=True, now=clock)
     for wait in (1.0, 2.0, 4.0, 8.0, PUBLISH_CEILING, 5.0):
@@ -155,8 +155,8 @@ def test_a_publisher_waits_until_its_time_is_over() -> None:
 
 
 @pytest.mark.usefixtures("longest")
-def test_a_publisher_s_time_counts_what_attempts_take() -> None:
-    """One that finds nobody may take ten seconds to find that out."""
+def test_a_publishers_time_includes_its_attempts() -> None:
+    """One to an unreachable server may take ten seconds."""
     clock = Clock()
     budget = RetryBudget(30.0, paced=True, now=clock)
     assert budget.wait_after(failure()) == 1.0
@@ -168,7 +168,7 @@ def test_a_publisher_s_time_counts_what_attempts_take() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, float("nan")])
-def test_a_publisher_without_time_is_told_at_once(seconds: float) -> None:
+def test_a_publisher_without_time_fails_at_once(seconds: float) -> None:
     told: list[ClientError] = []
     with pytest.raises(AttemptError):
         RetryBudget(seconds, paced=True, on_retry=told.append).wait_after(failure())
@@ -176,13 +176,13 @@ def test_a_publisher_without_time_is_told_at_once(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("error", [failure(unsure=True), failure(401, transient=False)])
-def test_a_publisher_does_not_repeat_what_may_be_done_or_will_never_be(error: AttemptError) -> None:
+def test_a_publisher_does_not_retry_what_may_be_done_or_is_refused(error: AttemptError) -> None:
     with pytest.raises(AttemptError) as caught:
         RetryBudget(60.0, paced=True).wait_after(error)
     assert caught.value is error
 
 
-def test_an_outage_is_told_once() -> None:
+def test_an_outage_is_reported_once() -> None:
     told: list[ClientError] = []
     budget, first = RetryBudget(60.0, paced=True, on_retry=told.append), failure()
     for error in (first, failure(), failure()):
@@ -190,8 +190,8 @@ def test_an_outage_is_told_once() -> None:
     assert told == [first]
 
 
-def test_a_pace_is_no_outage() -> None:
-    """A 429 that names its time costs none of the publisher's own, is not told, and ends all the same."""
+def test_a_rate_limit_is_no_outage() -> None:
+    """A 429 with a wait is not reported and costs none of the retry time, but its time is limited too."""
     told: list[ClientError] = []
     budget = RetryBudget(0.0, paced=True, on_retry=told.append)
     late = failure(429, retry_after=7.0)
@@ -202,13 +202,13 @@ def test_a_pace_is_no_outage() -> None:
 
 
 @pytest.mark.parametrize(("told", "wait"), [(0.0, FLOOR), (1e9, CEILING)])
-def test_a_pace_is_kept_within_reason(told: float, wait: float) -> None:
+def test_a_wait_for_a_rate_limit_is_limited(told: float, wait: float) -> None:
     assert RetryBudget(0.0, paced=True).wait_after(failure(429, retry_after=told)) == wait
 
 
 @pytest.mark.usefixtures("longest")
-def test_one_message_keeps_no_pace() -> None:
-    """For it a 429 is a failure as any other."""
+def test_a_single_message_does_not_wait_for_a_rate_limit() -> None:
+    """The 429 is a failure like any other."""
     late = failure(429, retry_after=7.0)
     assert RetryBudget(60.0, paced=False).wait_after(late) == 8.75
     with pytest.raises(AttemptError):

@@ -1,4 +1,4 @@
-"""What the EventSource of Chromium and of Firefox makes of the stream."""
+"""EventSource of Chromium and Firefox with a real server."""
 
 from sse_broadcast.config.schema import Config
 from sse_broadcast.server.runner import Server
@@ -24,8 +24,8 @@ async def open_page(browser: Browser, url: str) -> Page:
     return page
 
 
-async def test_an_event_source_gets_what_was_sent(serve: Serve, browser: Browser) -> None:
-    """Every kind of text, in order, by its type, with heartbeats between. Firefox alone leaves out NUL."""
+async def test_an_event_source_gets_the_published_events(serve: Serve, browser: Browser) -> None:
+    """They have every kind of text and come in order, with heartbeats between. Only Firefox drops NUL."""
     server = await serve(heartbeat=0.2)
     page = await open_page(browser, server.url)
     for message in MESSAGES.values():
@@ -46,8 +46,8 @@ for (const type of ["message", "$open", "$heartbeat"])
 """
 
 
-async def test_a_page_may_listen_to_the_cursor(serve: Serve, browser: Browser) -> None:
-    """The opening and each heartbeat give it the id with which it would come back, and what to expect."""
+async def test_a_page_can_listen_to_the_cursor(serve: Serve, browser: Browser) -> None:
+    """`$open` and each heartbeat have the id to resume from and the interval of heartbeats."""
     server = await serve(heartbeat=0.2)
     await server.broadcaster.broadcast("before")
     id = server.broadcaster.cursor
@@ -56,7 +56,7 @@ async def test_a_page_may_listen_to_the_cursor(serve: Serve, browser: Browser) -
     assert (await seen(page, 3))[:3] == [["$open", '{"heartbeat": 0.2}', id], heartbeat, heartbeat]
 
 
-async def test_closing_the_page_is_seen_at_once(server: Server, browser: Browser) -> None:
+async def test_closing_the_page_is_noticed_at_once(server: Server, browser: Browser) -> None:
     page = await open_page(browser, server.url)
     await until(lambda: server.broadcaster.client_count == 1)
     await page.close()
@@ -64,8 +64,8 @@ async def test_closing_the_page_is_seen_at_once(server: Server, browser: Browser
     assert server.broadcaster.counts.closed == {"left": 1}
 
 
-async def test_an_event_source_comes_back_after_a_restart(browser: Browser) -> None:
-    """It is told why the stream ended, waits as long as it was told, and gets what is sent then."""
+async def test_an_event_source_reconnects_after_a_restart(browser: Browser) -> None:
+    """It gets the reason, waits for the given time, and gets new events."""
     first = Server(Config(port=0, retry=100, shutdown_timeout=4))
     await first.start()
     port = first.port
@@ -84,8 +84,8 @@ async def test_an_event_source_comes_back_after_a_restart(browser: Browser) -> N
         await second.stop()
 
 
-async def test_an_event_source_that_is_turned_away_does_not_stop(serve: Serve, browser: Browser) -> None:
-    """A full server's answer says why and leaves it connecting, where a 503 would have closed it for good."""
+async def test_a_rejected_event_source_does_not_stop(serve: Serve, browser: Browser) -> None:
+    """A full server's response has the reason and leaves it connecting. A 503 would stop it for good."""
     server = await serve(max_connections=1)
     keeper = await RawClient.open(server.port)
     await keeper.subscribe()

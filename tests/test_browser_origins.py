@@ -1,4 +1,4 @@
-"""What web pages can do to a server, and with it, in a real browser: Chromium, driven by playwright."""
+"""What web pages of several origins can do with a server, in Chromium."""
 
 import time
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def browser(program: Program) -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def site() -> AsyncIterator[str]:
-    """Serve an empty page, and give its origin."""
+    """Serve an empty page, and yield its origin."""
 
     async def empty(_: web.Request) -> web.Response:
         return web.Response(text="<!doctype html><title>page</title>", content_type="text/html")
@@ -85,7 +85,7 @@ async def send(page: Page, url: str, **options: Any) -> dict[str, Any]:
 
 
 async def test_a_foreign_page_cannot_read_a_stream(serve: Serve, browser: Browser, site: str) -> None:
-    """Of which anyone may read every channel: the browser itself keeps it from the page."""
+    """All channels are public: the browser itself withholds the stream from the page."""
     server = await serve(**SETTINGS, anonymous_subscribe=("*",))
     page = await page_at(browser, site)
     await listen(page, f"{server.url}/events")
@@ -94,7 +94,9 @@ async def test_a_foreign_page_cannot_read_a_stream(serve: Serve, browser: Browse
     await until(lambda: server.broadcaster.client_count == 0)
 
 
-async def test_a_page_of_an_allowed_origin_can(serve: Serve, browser: Browser, site: str) -> None:
+async def test_a_page_of_an_allowed_origin_can_read_a_stream(
+    serve: Serve, browser: Browser, site: str
+) -> None:
     server = await serve(**SETTINGS, anonymous_subscribe=("*",), cors_origins=(site,))
     page = await page_at(browser, site)
     await listen(page, f"{server.url}/events")
@@ -106,7 +108,7 @@ async def test_a_page_of_an_allowed_origin_can(serve: Serve, browser: Browser, s
     await refused(other)
 
 
-async def test_a_page_of_an_origin_below_an_allowed_name_can(
+async def test_a_page_of_an_allowed_subdomain_can_read_a_stream(
     serve: Serve, browser: Browser, site: str
 ) -> None:
     below = site.replace("127.0.0.1", "*.localhost")
@@ -128,8 +130,8 @@ FIRST_BYTES = """async ([url, options]) => {
 }"""
 
 
-async def test_a_page_may_subscribe_by_a_body(serve: Serve, browser: Browser, site: str) -> None:
-    """After a preflight, by fetch; a stream that it gives up is over."""
+async def test_a_page_can_subscribe_by_a_body(serve: Serve, browser: Browser, site: str) -> None:
+    """It is a fetch after a preflight. An aborted one ends the stream."""
     server = await serve(**SETTINGS, cors_origins=(site,))
     page = await page_at(browser, site)
     headers = {"Authorization": f"Bearer {static('reader')}", "Content-Type": "application/json"}
@@ -140,7 +142,7 @@ async def test_a_page_may_subscribe_by_a_body(serve: Serve, browser: Browser, si
     assert server.broadcaster.counts.opened == 1
 
 
-async def test_a_page_shows_its_cookie(serve: Serve, browser: Browser, site: str) -> None:
+async def test_a_page_can_send_its_cookie(serve: Serve, browser: Browser, site: str) -> None:
     server = await serve(**SETTINGS, cors_origins=(site,))
     page = await page_at(browser, site)
     await page.context.add_cookies([{"name": "visitor", "value": static("reader"), "url": server.url}])
@@ -156,7 +158,7 @@ async def test_a_page_shows_its_cookie(serve: Serve, browser: Browser, site: str
 
 
 async def test_a_foreign_page_cannot_use_a_visitors_cookie(serve: Serve, browser: Browser, site: str) -> None:
-    """The browser sends it along; it publishes nothing, and makes no token."""
+    """The browser sends it, but nothing is published and no token is issued."""
     server = await serve(**SETTINGS)
     page = await page_at(browser, site)
     await page.context.add_cookies([{"name": "visitor", "value": STATIC, "url": server.url}])
@@ -170,7 +172,7 @@ async def test_a_foreign_page_cannot_use_a_visitors_cookie(serve: Serve, browser
     assert (await send(own_page, f"{server.url}/send", body="x"))["status"] == 200
 
 
-async def test_a_page_shows_a_token_in_its_address(serve: Serve, browser: Browser, site: str) -> None:
+async def test_a_page_can_send_a_token_in_the_url(serve: Serve, browser: Browser, site: str) -> None:
     server = await serve(**SETTINGS, cors_origins=(site,))
     page = await page_at(browser, site)
     await listen(page, f"{server.url}/events?access_token=not-good-0123456789")
@@ -181,13 +183,13 @@ async def test_a_page_shows_a_token_in_its_address(serve: Serve, browser: Browse
     assert await seen(page, 1) == [["message", "hello"]]
 
 
-async def test_a_page_shows_a_token_in_a_header(serve: Serve, browser: Browser, site: str) -> None:
+async def test_a_page_can_send_a_token_in_a_header(serve: Serve, browser: Browser, site: str) -> None:
     server = await serve(**SETTINGS, cors_origins=(site,))
     page = await page_at(browser, site)
     headers = {
         "Authorization": f"Bearer {static('reader')}",
         "Idempotency-Key": "one",
-        "X-Requested-With": "XMLHttpRequest",  # which axios and jQuery add
+        "X-Requested-With": "XMLHttpRequest",  # axios and jQuery add this header.
     }
     for _ in range(2):
         answer = await send(page, f"{server.url}/send", body="x", headers=headers)
@@ -197,10 +199,8 @@ async def test_a_page_shows_a_token_in_a_header(serve: Serve, browser: Browser, 
     assert answer == {"type": "cors", "status": 401}
 
 
-async def test_a_foreign_page_publishes_nothing_to_this_machine(
-    server: Server, browser: Browser, site: str
-) -> None:
-    """Without a token between: what needs no preflight is refused, what needs one is not sent."""
+async def test_a_foreign_page_cannot_publish_to_loopback(server: Server, browser: Browser, site: str) -> None:
+    """No token is needed there. A request without a preflight is refused, one with it is not sent."""
     page = await page_at(browser, site)
     text, json = {"Content-Type": "text/plain"}, {"Content-Type": "application/json"}
     for options, kind in (
@@ -229,8 +229,8 @@ async def test_a_form_of_a_foreign_page_publishes_nothing(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_name_that_was_rebound_to_this_machine_gets_nothing(server: Server, browser: Browser) -> None:
-    """To the browser the page and the server are one origin; the name tells them apart."""
+async def test_a_name_rebound_to_this_machine_is_refused(server: Server, browser: Browser) -> None:
+    """For the browser the page and the server are one origin. The server sees a foreign host name."""
     page = await page_at(browser, f"http://{REBOUND}:{server.port}/healthz")
     assert (await page.inner_text("body")).strip() == '{"status":"alive"}'
     for path in ("/send", "/events", "/tokens", "/revoke"):
@@ -244,10 +244,10 @@ async def test_a_name_that_was_rebound_to_this_machine_gets_nothing(server: Serv
     assert await send(own_page, "/send", body="x") == {"type": "basic", "status": 200}
 
 
-async def test_a_page_is_told_that_its_token_has_expired(
+async def test_a_page_gets_the_end_of_its_expired_token(
     serve: Serve, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`$close`, and no reconnection: the same address would be refused, so the page asks for a new one."""
+    """It gets `$close` and does not reconnect: its URL would be refused, so it gets a new token first."""
     monkeypatch.setattr(expiry, "CLOCK_CHECK_INTERVAL", 0.005)
     server = await serve(**SETTINGS, retry=10)
     now = time.time()
@@ -263,11 +263,11 @@ async def test_a_page_is_told_that_its_token_has_expired(
 
 
 def end(server: Server, now: float) -> None:
-    """Have it be some other time, for streams and for tokens."""
+    """Set the time for streams and tokens."""
     server.app[STREAM_EXPIRY].clock = server.services.authenticator.clock = lambda: now
 
 
-async def test_a_page_is_told_that_it_was_revoked(serve: Serve, browser: Browser, site: str) -> None:
+async def test_a_page_gets_the_end_of_its_revoked_token(serve: Serve, browser: Browser, site: str) -> None:
     server = await serve(**SETTINGS, retry=10, cors_origins=(site,))
     page = await page_at(browser, site)
     token = own(sub="ada", grants={"subscribe": ["*"]})

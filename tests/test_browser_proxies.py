@@ -1,4 +1,4 @@
-"""What is in `docs/deploy` for reverse proxies, with the real ones between a server and Chromium."""
+"""The proxy configurations of `docs/deploy`, with the real proxies between a server and Chromium."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -56,14 +56,14 @@ async def browser(program: Program) -> AsyncIterator[Browser]:
 
 
 async def page_with(browser: Browser, url: str, *channels: str) -> Page:
-    """Show a page that follows some channels, each by a stream of its own."""
+    """Open a page that subscribes to channels, each by a stream of its own."""
     page = await shown(browser, url, PAGE)
     await page.evaluate("channels => channels.forEach(follow)", list(channels))
     return page
 
 
 async def seen(page: Page, channel: str, last: str) -> list[str]:
-    """Return all that a stream has dispatched, once the last of it has come."""
+    """Return all events of a stream once the last one has come."""
     await wait_for(page, f"seen[{json.dumps(channel)}].includes({json.dumps(last)})")
     events: list[str] = await page.evaluate(f"seen[{json.dumps(channel)}]")
     return events
@@ -75,7 +75,7 @@ async def seen(page: Page, channel: str, last: str) -> list[str]:
 async def test_a_page_has_many_streams_at_once(
     serve: Serve, fronts: Fronts, browser: Browser, kind: Kind, streams: int
 ) -> None:
-    """Over HTTP/2; each gets its own events, and one that it closes is let go while the others go on."""
+    """They are over HTTP/2. Each gets its own events, and a closed one is released while others go on."""
     server = await serve(**SETTINGS, heartbeat=15 if kind.can.notices_leaving else 0.1)
     front = await fronts.put(kind, server.port)
     channels = [f"stream-{number}" for number in range(streams)]
@@ -113,7 +113,7 @@ async def test_a_page_has_six_streams_over_http_1_1(
 
 @EACH
 @pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_a_page_goes_on_when_its_proxy_was_away(
+async def test_a_page_continues_after_an_outage_of_its_proxy(
     serve: Serve, fronts: Fronts, browser: Browser, kind: Kind, how: str
 ) -> None:
     server = await serve(**SETTINGS)
@@ -138,8 +138,10 @@ async def test_a_page_goes_on_when_its_proxy_was_away(
 
 
 @EACH
-async def test_a_page_goes_on_when_the_server_was_away(fronts: Fronts, browser: Browser, kind: Kind) -> None:
-    """However long: it is never shown an error that would have it give up."""
+async def test_a_page_continues_after_an_outage_of_the_server(
+    fronts: Fronts, browser: Browser, kind: Kind
+) -> None:
+    """It may be of any length: the page gets no error that stops its EventSource."""
     first = Server(Config(port=0, shutdown_timeout=4, **SETTINGS))
     await first.start()
     end = ";" if kind is NGINX else "\n"
@@ -151,7 +153,7 @@ async def test_a_page_goes_on_when_the_server_was_away(fronts: Fronts, browser: 
     await seen(page, "busy", "before")
     port = first.port
     await first.stop()
-    # Told to come again it comes, and is told again.
+    # It is told to reconnect, does so, and is told again.
     await wait_for(page, "opened >= 4 && lost >= 4")
     second = Server(Config(port=port, shutdown_timeout=4, **SETTINGS))
     await second.start()
@@ -167,7 +169,7 @@ async def test_a_page_goes_on_when_the_server_was_away(fronts: Fronts, browser: 
 async def test_a_page_misses_nothing_when_its_proxy_is_reloaded(
     serve: Serve, fronts: Fronts, browser: Browser, kind: Kind
 ) -> None:
-    """Over HTTP/2, of which a proxy says that this connection is the last to be served so."""
+    """Over HTTP/2 the proxy ends the connection with GOAWAY."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     page = await page_with(browser, front.url, "busy")

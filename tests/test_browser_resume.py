@@ -1,4 +1,4 @@
-"""What a browser's own EventSource makes of a lost network and of a restarted server."""
+"""EventSource of a browser after a lost network or a restarted server."""
 
 import asyncio
 import json
@@ -49,9 +49,9 @@ async def both_lost(page: Page) -> None:
 
 
 async def seen(page: Page, channel: str, last: str) -> list[list[str]]:
-    """Return all that a channel's source has dispatched, once the last of it has come."""
+    """Return all events of a channel's source once the last one has come."""
     await wait_for(page, f"seen.{channel}.some(event => event[1] === {json.dumps(last)})")
-    async with asyncio.timeout(PATIENCE):  # playwright has none for this
+    async with asyncio.timeout(PATIENCE):  # playwright has no API for this.
         events: list[list[str]] = await page.evaluate(f"seen.{channel}")
     return events
 
@@ -60,8 +60,8 @@ def messages(*data: str) -> list[list[str]]:
     return [["message", each] for each in data]
 
 
-async def test_an_event_source_resumes_when_its_network_was_away(serve: Serve, browser: Browser) -> None:
-    """Cut and restored again and again, it sees all that was sent, once, on a channel new to everyone too."""
+async def test_an_event_source_resumes_after_network_outages(serve: Serve, browser: Browser) -> None:
+    """It gets all events once over many of them, also of a new channel."""
     server = await serve(retry=RETRY)
     async with Proxy(server.port) as proxy:
         page = await open_page(browser, f"http://127.0.0.1:{proxy.port}")
@@ -86,10 +86,10 @@ async def test_an_event_source_resumes_when_its_network_was_away(serve: Serve, b
 
 
 @pytest.mark.parametrize("place", [1, 10, 400, 1000, 2014, 2025, 2027])
-async def test_an_event_source_that_was_cut_inside_an_event_gets_it_whole(
+async def test_an_event_source_cut_inside_an_event_gets_the_whole_event(
     serve: Serve, browser: Browser, place: int
 ) -> None:
-    """Half an event is none, cut in its data, in its id or right behind that: it comes again, once."""
+    """It is cut in the data, in the id or after it. The event comes again, once."""
     server = await serve(retry=RETRY)
     async with Proxy(server.port) as proxy:
         page = await open_page(browser, f"http://127.0.0.1:{proxy.port}")
@@ -107,8 +107,8 @@ async def test_an_event_source_that_was_cut_inside_an_event_gets_it_whole(
         assert server.broadcaster.counts.resets == {}
 
 
-async def test_an_event_source_is_told_once_that_the_history_went_with_the_server(browser: Browser) -> None:
-    """After an orderly restart: one `$reset` each, then what is sent; a cut behind that brings no other."""
+async def test_an_event_source_gets_one_reset_after_a_restart(browser: Browser) -> None:
+    """New events follow. A later cut brings no other `$reset`."""
     first = Server(Config(port=0, retry=RETRY, shutdown_timeout=4))
     await first.start()
     port = first.port
@@ -145,10 +145,8 @@ async def post(serving: Serving, channel: str, data: str) -> None:
     assert status == 200, answer
 
 
-async def test_an_event_source_survives_a_server_that_was_killed(
-    programs: Programs, browser: Browser
-) -> None:
-    """SIGKILL says no goodbye; started again on its port, it tells each source of the loss, once."""
+async def test_an_event_source_survives_a_killed_server(programs: Programs, browser: Browser) -> None:
+    """Another one starts on its port, and sends one `$reset` to each source."""
     options = ("--retry", str(RETRY))
     first = await programs.serve(*options)
     page = await open_page(browser, first.url)

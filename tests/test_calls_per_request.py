@@ -1,7 +1,7 @@
-"""How many calls of ours one request takes, and in how many files: what a reader of the code has to follow.
+"""Calls per request: how many function calls of this package a request takes, and in how many files.
 
-Counted are a profiler's `call` events in the package, without those of the ground modules, which everything
-stands on. `pytest -s` prints the table.
+A call is a profiler's `call` event in the package without its ground modules, which all others use.
+`pytest -s` prints the table.
 """
 
 import sys
@@ -29,12 +29,12 @@ MAX_FILES = 26
 
 
 async def count(request: Callable[[], Awaitable[object]]) -> Counter[tuple[str, str]]:
-    """Return how often each function of the package is called, by its file, in `REQUESTS` requests."""
+    """Return the calls of each function of the package, by its file, in `REQUESTS` requests."""
     calls: Counter[tuple[str, str]] = Counter()
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
-        # CPython 3.12 has no frames for comprehensions any more.
+        # CPython 3.12 has no frames for comprehensions.
         if event != "call" or code.co_name in {"<listcomp>", "<dictcomp>", "<setcomp>"}:
             return
         path = Path(code.co_filename)
@@ -52,7 +52,7 @@ async def count(request: Callable[[], Awaitable[object]]) -> Counter[tuple[str, 
 
 
 def require_short(title: str, calls: Counter[tuple[str, str]]) -> None:
-    """Print the table of calls, and fail beyond the bounds."""
+    """Print the table of calls, and fail beyond the limits."""
     total, files = calls.total() / REQUESTS, len({file for file, _ in calls})
     lines = [f"{number / REQUESTS:6g}  {file}: {name}" for (file, name), number in calls.items()]
     sys.stdout.write("\n".join(["", f"{title}: {total:g} calls in {files} files", *lines, ""]))
@@ -60,8 +60,8 @@ def require_short(title: str, calls: Counter[tuple[str, str]]) -> None:
     assert files <= MAX_FILES
 
 
-async def test_a_publish_to_one_subscriber_is_short(serve: Serve, connect: Connect) -> None:
-    """From the first byte of the request to the frame that the subscriber has."""
+async def test_a_publish_to_one_subscriber_has_few_calls(serve: Serve, connect: Connect) -> None:
+    """They are from the first byte of the request to the frame of the subscriber."""
     server = await serve()
     subscriber, publisher = await connect(server), await connect(server)
     await subscriber.subscribe(path="/events/news")
@@ -71,14 +71,14 @@ async def test_a_publish_to_one_subscriber_is_short(serve: Serve, connect: Conne
         assert status == 200
         await subscriber.up_to(b"data: hello\n")
 
-    # While the history is small, each event moves its channel to another class of size.
+    # While the history is small, each event moves its channel to another size class.
     for _ in range(WARM_UP):
         await publish()
     require_short("POST /send/news", await count(publish))
 
 
-async def test_a_subscription_is_short(serve: Serve, connect: Connect) -> None:
-    """From the first byte of the request to the first frame."""
+async def test_a_subscription_has_few_calls(serve: Serve, connect: Connect) -> None:
+    """They are from the first byte of the request to the first frame."""
     server = await serve()
     clients = [await connect(server) for _ in range(2 * REQUESTS)]
 

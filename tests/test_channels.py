@@ -1,4 +1,4 @@
-"""What a reader asks for, and what channels may be called."""
+"""Channel names, patterns and selectors."""
 
 import string
 import sys
@@ -28,7 +28,7 @@ ILLEGAL = [*sorted(set(map(chr, range(256))) - set(LEGAL) - {"*"}), *"\u0663\uff
 
 @pytest.mark.parametrize("character", LEGAL)
 def test_a_name_may_have_this_character(character: str) -> None:
-    """Letters, digits and `._:@~-` stand for themselves, in a name as in a pattern."""
+    """Letters, digits and `._:@~-` are literal in names and in patterns."""
     name = f"a{character}b"
     assert validate_channels([name]) == (name,)
     assert Selector.parse(name, name + "*").channels == (name, name + "*")
@@ -45,16 +45,16 @@ def test_a_name_may_not_have_this_character(character: str) -> None:
         assert caught.value.field == "channel"
 
 
-def test_a_star_makes_a_pattern_and_no_name() -> None:
-    """What is published goes to names; only readers have patterns."""
+def test_a_star_makes_a_pattern() -> None:
+    """Publishers use names only, subscribers patterns too."""
     with pytest.raises(EventError, match=r"^channel: must not contain '\*': 'a\*'$"):
         validate_channels(["a*"])
     assert Selector.parse("a*").patterns == ("a*",)
 
 
 @pytest.mark.parametrize("name", [".", ".."])
-def test_a_name_that_clients_take_for_a_folder_is_refused(name: str) -> None:
-    """URLs lose these on their way."""
+def test_a_name_that_urls_normalize_is_refused(name: str) -> None:
+    """Clients remove these from a URL as names of folders."""
     for refuse in (lambda name: validate_channels([name]), Selector.parse):
         with pytest.raises(EventError) as caught:
             refuse(name)
@@ -64,13 +64,13 @@ def test_a_name_that_clients_take_for_a_folder_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["...", ".a", "a.", "a..b", "-", "~", "@", ":", "_", "1", DEFAULT_CHANNEL])
-def test_other_odd_names_are_names(name: str) -> None:
+def test_other_unusual_names_are_accepted(name: str) -> None:
     assert validate_channels((name,)) == (name,)
     assert Selector.parse(name).names == (name,)
 
 
-def test_stars_in_a_row_are_one() -> None:
-    """`a**` asks for what `a*` asks for, and is the same interest."""
+def test_consecutive_stars_are_one() -> None:
+    """`a**` matches what `a*` matches, and is the same selector."""
     assert Selector.parse("a**b***", "***", "c") == Selector.parse("*", "a*b*", "a**b*", "c")
     assert Selector.parse("a**b***").channels == ("a*b*",)
 
@@ -88,27 +88,27 @@ def test_a_name_has_1_to_128_characters() -> None:
         Selector.parse("*" * 129)
 
 
-def test_one_channel_at_least_is_named() -> None:
-    """Nobody publishes to nothing, or reads it."""
+def test_at_least_one_channel_is_required() -> None:
+    """It is for publishing and for subscribing."""
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):
         validate_channels([])
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):
         Selector.parse()
 
 
-def test_channels_to_publish_to_are_each_named_once_in_their_order() -> None:
-    """The first one named is the one a reader's envelope names."""
+def test_channels_of_a_publish_are_in_order_without_duplicates() -> None:
+    """A subscriber's envelope has the first one that it asked for."""
     assert validate_channels(["b", "a", "b", "c", "a"]) == ("b", "a", "c")
 
 
-def test_a_string_is_no_list_of_channels() -> None:
-    """A caller that forgot the brackets does not publish to each letter."""
+def test_a_string_instead_of_a_list_of_channels_is_refused() -> None:
+    """Otherwise each letter would be a channel."""
     with pytest.raises(TypeError, match=r"^channels: must be a sequence of names, not the string 'news'$"):
         validate_channels("news")
 
 
-def test_who_asks_for_the_same_has_the_same_interest() -> None:
-    """Order and repetition make no difference: equal, of one hash, and one object."""
+def test_equal_requests_share_one_selector() -> None:
+    """Order and repetition do not matter: it is the same object."""
     wanted = [
         Selector.parse(*channels, types=types)
         for channels in permutations(["b", "a", "x*", "*y"])
@@ -119,8 +119,8 @@ def test_who_asks_for_the_same_has_the_same_interest() -> None:
     assert Selector.parse("a") is Selector.parse("a")
 
 
-def test_nothing_is_kept_of_an_interest_that_nobody_has() -> None:
-    """Neither its names nor its number of them: a request that is refused leaves nothing."""
+def test_an_unused_selector_is_not_cached() -> None:
+    """Neither are its names: a refused request leaves nothing."""
     names = tuple(f"channel.{number}" for number in range(100))
     unused = [sys.getrefcount(name) for name in names]
     selector = weakref.ref(Selector.parse(*names))
@@ -128,8 +128,8 @@ def test_nothing_is_kept_of_an_interest_that_nobody_has() -> None:
     assert [sys.getrefcount(name) for name in names] == unused
 
 
-def test_only_names_that_may_be_published_to_are_shared() -> None:
-    """To check them keeps nothing. Publications of one channel have the same tuple."""
+def test_only_valid_names_are_cached() -> None:
+    """Validation itself caches nothing. Publications of one channel share the same tuple."""
     name = f"{SHARED_NAMES}.new"
     unused = sys.getrefcount(name)
     validate_channels((name,))
@@ -138,21 +138,21 @@ def test_only_names_that_may_be_published_to_are_shared() -> None:
     assert shared(("a", "b")) == ("a", "b")
 
 
-def test_no_types_are_all_types() -> None:
+def test_an_empty_list_of_types_is_all_types() -> None:
     assert Selector.parse("a", types=[]) == Selector.parse("a", types=None) == Selector.parse("a")
     assert Selector.parse("a").accepts_type("anything")
 
 
-def test_a_filter_passes_its_types_and_the_servers_own() -> None:
-    """Types are compared exactly; `$` ones always pass."""
+def test_a_filter_passes_its_types_and_system_events() -> None:
+    """Types are compared exactly."""
     selector = Selector.parse("a", types=["news", "x"])
     kinds = ["news", "x", "$reset", "$x", "message", "News", "newsy", "", "a$"]
     assert [kind for kind in kinds if selector.accepts_type(kind)] == kinds[:4]
     assert not Selector.parse("a", types=[""]).accepts_type("message")
 
 
-def test_its_channels_are_its_names_and_then_its_patterns() -> None:
-    """Each in alphabetical order, as a `$reset` lists them."""
+def test_the_channels_of_a_selector_are_its_names_and_then_its_patterns() -> None:
+    """Each are in alphabetical order, as in a `$reset`."""
     assert Selector.parse("*", "b", "z*", "a").channels == ("a", "b", "*", "z*")
 
 
@@ -173,13 +173,13 @@ def test_its_channels_are_its_names_and_then_its_patterns() -> None:
         ("~@:-_*", ["~@:-_", "~@:-_x"], ["~@:-x"]),
     ],
 )
-def test_a_star_stands_for_any_characters(pattern: str, matching: list[str], others: list[str]) -> None:
-    """None included; everything else stands for itself, and the whole name has to match."""
+def test_a_star_matches_any_characters_or_none(pattern: str, matching: list[str], others: list[str]) -> None:
+    """All other characters are literal, and the whole name must match."""
     assert [name for name in matching + others if Selector.parse(pattern).matches(name)] == matching
 
 
 def naive_match(pattern: str, name: str) -> bool:
-    """Match a pattern one step at a time, remembering where it may stand in the name."""
+    """Match a pattern one character at a time, with a set of possible positions."""
     places = {0}
     for character in pattern:
         if character == "*":
@@ -194,15 +194,15 @@ NAMES = st.text("ab.", min_size=1, max_size=12)
 
 
 @given(st.lists(PATTERNS, min_size=1, max_size=5), NAMES)
-def test_a_name_is_covered_if_one_of_the_patterns_matches(patterns: list[str], name: str) -> None:
+def test_a_name_matches_if_one_of_the_patterns_does(patterns: list[str], name: str) -> None:
     selector = Selector((), tuple(patterns))
     assert selector.matches(name) == any(naive_match(pattern, name) for pattern in patterns)
     assert bool(compile_patterns(*patterns)(name)) == selector.matches(name)
 
 
 @given(PATTERNS, NAMES)
-def test_matching_is_what_the_naive_way_gives(pattern: str, name: str) -> None:
-    """The leftmost place of each piece is as good as any: a step-by-step match agrees."""
+def test_matching_agrees_with_a_naive_matcher(pattern: str, name: str) -> None:
+    """Taking the leftmost position of each piece is enough."""
     assert bool(compile_patterns(pattern)(name)) == naive_match(pattern, name)
 
 
@@ -219,12 +219,12 @@ def test_matching_is_what_the_naive_way_gives(pattern: str, name: str) -> None:
     ],
 )
 def test_no_pattern_takes_long(pattern: str, name: str) -> None:
-    """Every star that may be left in many ways: a matcher that came back to them would never end."""
+    """A matcher with backtracking would never end."""
     assert bool(compile_patterns(pattern)(name)) == naive_match(pattern, name)
 
 
 class CountedName(str):
-    """A name that counts how often something is looked for in it."""
+    """A name that counts the searches in it."""
 
     __slots__ = ("looks",)
 
@@ -233,8 +233,8 @@ class CountedName(str):
         return super().find(*args)
 
 
-def test_a_pattern_of_stars_looks_for_each_of_its_pieces_once() -> None:
-    """Whatever stands in a name: 62 looks for what lies between the two ends, and no way back."""
+def test_each_piece_of_a_pattern_is_searched_once() -> None:
+    """Between the two ends there are 62 searches, without backtracking, in any name."""
     name = CountedName("a" * 128)
     assert not compile_patterns("a*" * 63 + "b*")(name)
     assert compile_patterns("*a" * 63 + "*")(name)
@@ -242,8 +242,8 @@ def test_a_pattern_of_stars_looks_for_each_of_its_pieces_once() -> None:
     assert match_steps(["*a" * 63 + "*", "a", "b*"]) == 65 + 1 + 2
 
 
-def test_nothing_is_kept_of_a_pattern() -> None:
-    """A caller may send any number of them: what makes sense of them has no cache."""
+def test_patterns_are_not_cached() -> None:
+    """A caller may send any number of them."""
     assert not hasattr(compile_patterns, "cache_info")
     assert compile_patterns("a*", "*b") is not compile_patterns("a*", "*b")
 
@@ -263,7 +263,7 @@ def test_nothing_is_kept_of_a_pattern() -> None:
         (["a"], (), None),
     ],
 )
-def test_the_first_of_a_publishers_channels_that_was_asked_for(
+def test_the_first_publishers_channel_that_matches(
     channels: list[str], published: tuple[str, ...], first: str | None
 ) -> None:
     assert Selector.parse(*channels).first_match(published) == first

@@ -1,4 +1,4 @@
-"""The client, against real servers and against one that says whatever a test wants."""
+"""Client, with real and with scripted servers."""
 
 import asyncio
 import email.utils
@@ -53,7 +53,7 @@ speak = pytest.fixture(scripted.speak)
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Make clients try again at once, with the longest wait of each spread, and tell what they waited."""
+    """Retry at once with the longest wait of each jitter, and record the waits."""
     waited: list[float] = []
 
     async def at_once(seconds: float) -> None:
@@ -65,11 +65,11 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def first(url: str, count: int) -> list[Event]:
-    return [event for piece in await pieces(url, count) for event in piece.events]
+    return [event for piece in await chunks(url, count) for event in piece.events]
 
 
-async def pieces(url: str, count: int) -> list[StreamChunk]:
-    """Return what a client gets up to and with its event number `count`."""
+async def chunks(url: str, count: int) -> list[StreamChunk]:
+    """Return the chunks that a client gets, up to the one with this number of events."""
     found: list[StreamChunk] = []
     async with asyncio.timeout(PATIENCE), Client(url) as client:
         async for piece in client.subscribe():
@@ -81,17 +81,17 @@ async def pieces(url: str, count: int) -> list[StreamChunk]:
 
 
 async def error_of(asked: Awaitable[object]) -> ClientError:
-    """Return the error that a client's request, or its stream, ends with."""
+    """Return the error that ends a client's request or stream."""
     with pytest.raises(ClientError) as caught:
         await asked
     return caught.value
 
 
 async def refusal(url: str) -> ClientError:
-    return await error_of(pieces(url, 1))
+    return await error_of(chunks(url, 1))
 
 
-async def test_publish_and_status_give_the_server_s_answers(server: Server) -> None:
+async def test_publish_and_status_return_the_servers_responses(server: Server) -> None:
     async with server.broadcaster.subscribe() as stream, Client(server.url + "/") as client:
         answer = await client.publish('"a"\n\U0001f600', event="greeting")
         assert answer == {
@@ -108,8 +108,8 @@ async def test_publish_and_status_give_the_server_s_answers(server: Server) -> N
         assert (status["connected_clients"], status["published"]) == (1, 1)
 
 
-async def test_subscribe_gives_bytes_and_events(serve: Serve) -> None:
-    """A piece is what arrived, the events it completed, and where that is; the opening is the first."""
+async def test_subscribe_yields_bytes_and_events(serve: Serve) -> None:
+    """A chunk is the received bytes, the events completed by them, and the cursor. `$open` is the first."""
     server = await serve(retry=1000)
     async with Client(server.url) as client:
         stream = aiter(client.subscribe())
@@ -126,7 +126,7 @@ async def test_subscribe_gives_bytes_and_events(serve: Serve) -> None:
             assert piece.last_event_id == id
 
 
-async def test_an_event_is_published_with_all_that_was_said(server: Server) -> None:
+async def test_an_event_is_published_with_all_fields(server: Server) -> None:
     async with server.broadcaster.subscribe("a", "b.c") as stream, Client(server.url) as client:
         answer = await client.publish("x", event="e", channels=("b.c", "a"), id="own", key="k", retry=700)
         assert (answer["id"], answer["channel"], answer["channels"]) == ("own", "b.c", ["b.c", "a"])
@@ -138,8 +138,8 @@ async def test_an_event_is_published_with_all_that_was_said(server: Server) -> N
                 await client.publish("x", retry=retry)
 
 
-async def test_a_string_is_no_list_of_channels(serve: Serve) -> None:
-    """Its letters would be taken for channels."""
+async def test_a_string_instead_of_a_list_of_channels_is_refused(serve: Serve) -> None:
+    """Otherwise each letter would be a channel."""
     async with Client("http://127.0.0.1:1") as client:
         with pytest.raises(TypeError, match="not the string 'news'"):
             await client.publish("x", channels="news")
@@ -162,10 +162,10 @@ async def test_a_string_is_no_list_of_channels(serve: Serve) -> None:
         (["\ud83d"], "is not UTF-8"),
     ],
 )
-async def test_a_bad_channel_is_the_server_s_to_refuse(
+async def test_a_bad_channel_is_refused_by_the_server(
     server: Server, channels: list[str], reason: str
 ) -> None:
-    """It gets the name as it is, whatever that would do to an address; nothing else is published to."""
+    """It gets the name unchanged, whatever it would mean in a URL. Nothing is published elsewhere."""
     async with Client(server.url) as client:
         for refused in (client.publish("x", channels=channels), anext(client.subscribe(channels))):
             error = await error_of(refused)
@@ -174,8 +174,8 @@ async def test_a_bad_channel_is_the_server_s_to_refuse(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_any_legal_channel_is_followed_and_published_to(server: Server) -> None:
-    """As it is, in the path."""
+async def test_any_valid_channel_can_be_used(server: Server) -> None:
+    """It is in the path unchanged."""
     names = ["a", "A.b_c:d@e~f-g", "...", "x" * 128, ".a", "~"]
     async with Client(server.url) as client:
         stream = client.subscribe(names, format="json")
@@ -197,8 +197,8 @@ async def test_a_refusal_is_a_client_error_with_its_status(server: Server) -> No
     )
 
 
-async def test_no_path_of_the_server_is_a_client_error(server: Server) -> None:
-    """A 404 is not mended by trying again."""
+async def test_an_unknown_path_is_a_client_error(server: Server) -> None:
+    """A 404 is not retried."""
     error = await refusal(server.url + "/nope")
     assert error.status == 404
     assert str(error) == (
@@ -207,7 +207,7 @@ async def test_no_path_of_the_server_is_a_client_error(server: Server) -> None:
     )
 
 
-async def test_a_refusal_by_something_else_is_one_line(speak: Speak) -> None:
+async def test_a_refusal_by_another_program_is_one_line(speak: Speak) -> None:
     script = await speak(plain("403 Forbidden", "text/html", "<html>\r\n\t<b>no\x1b[2J</b>\n</html>"))
     error = await refusal(script.url)
     assert (error.status, str(error)) == (
@@ -217,8 +217,8 @@ async def test_a_refusal_by_something_else_is_one_line(speak: Speak) -> None:
 
 
 @pytest.mark.parametrize("body", ["[1]", "{", '{"detail": '])
-async def test_a_problem_that_is_none_is_told_as_it_is(speak: Speak, body: str) -> None:
-    """A broken problem document is no reason to hide the status."""
+async def test_a_malformed_problem_is_shown_unchanged(speak: Speak, body: str) -> None:
+    """The status is shown too."""
     script = await speak(plain("400 Bad Request", "application/problem+json", body))
     assert str(await refusal(script.url)) == f"{script.url}/events: 400 Bad Request: {body.strip()}"
 
@@ -227,23 +227,21 @@ async def test_a_problem_that_is_none_is_told_as_it_is(speak: Speak, body: str) 
     ("status", "body", "told"),
     [("401 Unauthorized", "", "401 Unauthorized"), ("401 ", "no", "401: no"), ("401 ", "", "401")],
 )
-async def test_a_refusal_without_a_word_is_its_status(
-    speak: Speak, status: str, body: str, told: str
-) -> None:
-    """Nothing hangs at the end of the line, nor where there is no phrase."""
+async def test_a_refusal_without_text_is_its_status(speak: Speak, status: str, body: str, told: str) -> None:
+    """The line ends with the phrase or the number."""
     script = await speak(plain(status, "text/plain", body))
     assert str(await refusal(script.url)) == f"{script.url}/events: {told}"
 
 
 async def test_another_content_type_is_a_client_error(speak: Speak) -> None:
-    """A page is no stream, and will not become one."""
+    """It is an HTML page, which is not retried."""
     script = await speak(plain("200 OK", "text/html", "<html>"))
     error = await refusal(script.url)
     assert (error.status, str(error)) == (200, f"{script.url}/events: is text/html, not text/event-stream")
 
 
 @pytest.mark.parametrize("body", ["[]", "<html>", ""])
-async def test_an_answer_that_is_no_json_object_is_a_client_error(speak: Speak, body: str) -> None:
+async def test_a_response_that_is_no_json_object_is_a_client_error(speak: Speak, body: str) -> None:
     script = await speak(plain("200 OK", "application/json", body))
     async with Client(script.url) as client:
         with pytest.raises(ClientError, match="/status: the answer is not a JSON object"):
@@ -260,10 +258,10 @@ async def test_an_answer_that_is_no_json_object_is_a_client_error(speak: Speak, 
         ("reload", methodcaller("reload"), '{"changed": 7, "restart": []}'),
     ],
 )
-async def test_an_answer_of_another_server_is_a_client_error(
+async def test_a_response_of_another_program_is_a_client_error(
     speak: Speak, path: str, ask: Callable[[Client], Awaitable[object]], body: str
 ) -> None:
-    """Something that takes everything has not published it."""
+    """A program that accepts any request has published nothing."""
     script = await speak(plain("200 OK", "application/json", body))
     async with Client(script.url) as client:
         error = await error_of(ask(client))
@@ -271,8 +269,8 @@ async def test_an_answer_of_another_server_is_a_client_error(
 
 
 @pytest.mark.parametrize("text", ["\udcff", "ab\ud83d"])
-async def test_what_is_not_unicode_cannot_be_published(server: Server, text: str) -> None:
-    """A lone surrogate, which a byte that is not UTF-8 becomes in Python, is refused and not cleaned."""
+async def test_a_lone_surrogate_cannot_be_published(server: Server, text: str) -> None:
+    """Python decodes a byte that is not UTF-8 to one. It is refused and not replaced."""
     async with Client(server.url) as client:
         with pytest.raises(ClientError, match="lone surrogate"):
             await client.publish(text)
@@ -280,7 +278,7 @@ async def test_what_is_not_unicode_cannot_be_published(server: Server, text: str
 
 
 async def test_a_stream_cut_within_an_event_is_resumed_before_it(speak: Speak, waits: list[float]) -> None:
-    """The half of an event is never given, and its id not taken: the server is asked for it again."""
+    """The partial event is not yielded, and its id not used."""
     script = await speak(
         STREAM + chunk(b"retry: 700\n\nid: 7\ndata: one\n\nid: 8\ndata: tw"),
         STREAM + chunk(b"id: 8\ndata: two\n\n"),
@@ -290,8 +288,8 @@ async def test_a_stream_cut_within_an_event_is_resumed_before_it(speak: Speak, w
     assert waits == [0.7]
 
 
-async def test_a_stream_that_ends_is_asked_for_again(speak: Speak, waits: list[float]) -> None:
-    """After `retry`, which is no failure; an id stays, though the next stream names none."""
+async def test_a_stream_that_ends_is_opened_again(speak: Speak, waits: list[float]) -> None:
+    """It is after `retry`, without an error. The id is kept if the next stream has none."""
     script = await speak(
         STREAM + chunk(b"retry: 700\nid: 7\ndata: one\n\n") + END,
         STREAM + chunk(b"data: two\n\n") + END,
@@ -302,8 +300,8 @@ async def test_a_stream_that_ends_is_asked_for_again(speak: Speak, waits: list[f
     assert waits == [0.7, 0.7]
 
 
-async def test_an_empty_id_forgets_where_the_stream_was(speak: Speak, waits: list[float]) -> None:
-    """As the standard has it: `id:` alone resets the last event id, and no header is sent."""
+async def test_an_empty_id_clears_the_cursor(speak: Speak, waits: list[float]) -> None:
+    """By the standard `id:` alone resets the last event id, and no header is sent."""
     script = await speak(
         STREAM + chunk(b"id: 7\ndata: one\n\nid\ndata: two\n\n") + END, STREAM + chunk(b"data: three\n\n")
     )
@@ -312,7 +310,7 @@ async def test_an_empty_id_forgets_where_the_stream_was(speak: Speak, waits: lis
 
 
 async def test_waits_grow_until_an_event_arrives(speak: Speak, waits: list[float]) -> None:
-    """A server that is gone is asked less and less often, and as often as ever once it is back."""
+    """Then they start again with the shortest."""
     script = await speak(
         STREAM + chunk(b"retry: 1000\ndata: one\n\n"),
         *GONE,
@@ -326,7 +324,7 @@ async def test_waits_grow_until_an_event_arrives(speak: Speak, waits: list[float
 
 
 async def test_a_stream_without_an_event_is_no_success(speak: Speak, waits: list[float]) -> None:
-    """A server that accepts, says `retry: 0` and ends is asked less and less often too."""
+    """The server accepts, sends `retry: 0` and ends: waits grow."""
     empty = STREAM + chunk(b": \nretry: 0\n") + END
     script = await speak(empty, empty, STREAM + chunk(b": \n") + END, STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
@@ -334,7 +332,7 @@ async def test_a_stream_without_an_event_is_no_success(speak: Speak, waits: list
 
 
 async def test_retry_0_is_no_busy_loop(speak: Speak, waits: list[float]) -> None:
-    """Between two connections that worked there is half a second at least."""
+    """Two good connections are half a second apart at least."""
     script = await speak(*[STREAM + chunk(b"retry: 0\ndata: x\n\n") + END] * 3, STREAM)
     await first(script.url, 3)
     assert waits == [0.5, 0.5]
@@ -346,8 +344,8 @@ LASTING += [501, 505, 506, 508, 510]
 
 
 @pytest.mark.parametrize("status", PASSING)
-async def test_a_status_that_passes_ends_nothing(speak: Speak, waits: list[float], status: int) -> None:
-    """Whoever invented it, whether it has a reason phrase or none; the stream goes on where it was."""
+async def test_a_temporary_status_ends_nothing(speak: Speak, waits: list[float], status: int) -> None:
+    """It may be an invented one, without a reason phrase. The stream resumes at its cursor."""
     bare = f"HTTP/1.1 {status} \r\nContent-Length: 0\r\n\r\n".encode()
     script = await speak(
         STREAM + chunk(b"retry: 1000\nid: 7\ndata: one\n\n") + END,
@@ -361,21 +359,19 @@ async def test_a_status_that_passes_ends_nothing(speak: Speak, waits: list[float
 
 
 @pytest.mark.parametrize("status", LASTING)
-async def test_a_status_that_does_not_pass_ends_the_stream(
-    speak: Speak, waits: list[float], status: int
-) -> None:
+async def test_a_permanent_status_ends_the_stream(speak: Speak, waits: list[float], status: int) -> None:
     refused = f"HTTP/1.1 {status} Some Words\r\nConnection: close\r\n\r\n".encode()
     for before in ([], [STREAM + chunk(b"data: one\n\n") + END]):
         script = await speak(*before, refused, STREAM)
-        error = await error_of(pieces(script.url, 2))
+        error = await error_of(chunks(script.url, 2))
         assert (error.status, str(error)) == (status, f"{script.url}/events: {status} Some Words")
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "502 Bad Gateway", "521 Down"])
-async def test_a_first_answer_that_passes_is_waited_for_and_told(
+async def test_a_temporary_first_status_is_reported_and_retried(
     speak: Speak, waits: list[float], status: str
 ) -> None:
-    """A proxy is there and its server is not: whoever looks is told at once, and may know better."""
+    """A proxy is up, and its server is not. The user may know more."""
     script = await speak(*[plain(status, "text/plain", "")] * 2, *GONE, STREAM + chunk(b"data: one\n\n"))
     told: list[str] = []
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
@@ -386,8 +382,8 @@ async def test_a_first_answer_that_passes_is_waited_for_and_told(
     assert waits == [6.0, 12.0, 24.0]
 
 
-async def test_a_stream_that_is_cut_is_not_told(speak: Speak, waits: list[float]) -> None:
-    """Only what keeps a stream from going on is news."""
+async def test_a_stream_that_is_cut_is_not_reported(speak: Speak, waits: list[float]) -> None:
+    """Only a failure to reconnect is."""
     script = await speak(STREAM + chunk(b"data: one\n\n"), STREAM + chunk(b"data: two\n\n"))
     told: list[ClientError] = []
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
@@ -397,10 +393,10 @@ async def test_a_stream_that_is_cut_is_not_told(speak: Speak, waits: list[float]
 
 
 @pytest.mark.parametrize(("after", "wait"), [("50", 62.5), ("4", 6.0), ("0", 6.0), ("86400", 375.0)])
-async def test_retry_after_is_honoured_within_reason(
+async def test_retry_after_is_respected_within_reason(
     speak: Speak, waits: list[float], after: str, wait: float
 ) -> None:
-    """Never sooner than it says, unless that is hours; never sooner than the backoff; and once."""
+    """The wait is not shorter unless it is hours, nor shorter than the backoff. It applies once."""
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: %b\r\n\r\n" % after.encode()
     script = await speak(busy, BUSY, STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
@@ -408,7 +404,7 @@ async def test_retry_after_is_honoured_within_reason(
 
 
 async def test_retry_after_may_be_a_date(speak: Speak, waits: list[float]) -> None:
-    """As RFC 9110 has it: seconds from now."""
+    """RFC 9110 allows it."""
     date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: %b\r\n\r\n" % date.encode()
     script = await speak(busy, STREAM + chunk(b"data: one\n\n"))
@@ -417,9 +413,7 @@ async def test_retry_after_may_be_a_date(speak: Speak, waits: list[float]) -> No
 
 
 @pytest.mark.parametrize("after", ["soon", "Wed, 21 Oct 2015 07:28:00 GMT", "-1", "²", "9" * 5000])
-async def test_a_retry_after_that_says_nothing_useful_harms_nothing(
-    speak: Speak, waits: list[float], after: str
-) -> None:
+async def test_a_useless_retry_after_is_ignored(speak: Speak, waits: list[float], after: str) -> None:
     busy = BUSY[:-2] + f"Retry-After: {after}\r\n\r\n".encode()
     script = await speak(busy, STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
@@ -427,8 +421,8 @@ async def test_a_retry_after_that_says_nothing_useful_harms_nothing(
 
 
 @pytest.mark.parametrize("reason", ["full", "address", "rate", "drain", "backend"])
-async def test_a_refusal_by_stream_is_no_success(speak: Speak, waits: list[float], reason: str) -> None:
-    """A `$close` and nothing else: the wait is what it says, and grows; the id stays as it was brought."""
+async def test_a_refusal_as_a_stream_is_no_success(speak: Speak, waits: list[float], reason: str) -> None:
+    """It has only `$close`: its wait applies and grows, and the cursor stays."""
     block = f'event: $close\nretry: 20000\ndata: {{"reason": "{reason}"}}\n'
     script = await speak(
         OPENED + chunk(b"data: one\nid: k3f9-7\n\n") + END,
@@ -436,7 +430,7 @@ async def test_a_refusal_by_stream_is_no_success(speak: Speak, waits: list[float
         STREAM + chunk(f"{block}\n".encode()) + END,
         OPENED,
     )
-    found = await pieces(script.url, 5)
+    found = await chunks(script.url, 5)
     closed = Event(f'{{"reason": "{reason}"}}', "$close", "k3f9-7", 20000)
     assert [event for piece in found for event in piece.events] == [
         OPEN,
@@ -449,9 +443,9 @@ async def test_a_refusal_by_stream_is_no_success(speak: Speak, waits: list[float
     assert waits == [3.127, 40.0, 60.0]
 
 
-async def test_an_opening_is_a_success(speak: Speak, waits: list[float]) -> None:
+async def test_an_open_event_is_a_success(speak: Speak, waits: list[float]) -> None:
     script = await speak(BUSY, OPENED + END, OPENED, OPENED)
-    await pieces(script.url, 3)
+    await chunks(script.url, 3)
     assert script.resumed_from() == [None, None, "k3f9-1041", "k3f9-1041"]
     assert waits == [6.0, 3.127, 3.127]
 
@@ -466,7 +460,7 @@ async def test_a_connection_that_lasted_is_a_success(
 
 
 async def test_204_is_the_end(speak: Speak, waits: list[float]) -> None:
-    """Of the iteration, without an error (WHATWG HTML 9.2.2), at once or after events."""
+    """It ends the iteration without an error (WHATWG HTML 9.2.2), at once or after events."""
     for before, count in ([], 0), ([STREAM + chunk(b"data: one\n\n") + END], 1):
         script = await speak(*before, NO_CONTENT, STREAM + chunk(b"data: late\n\n"))
         async with asyncio.timeout(PATIENCE), Client(script.url) as client:
@@ -474,8 +468,8 @@ async def test_204_is_the_end(speak: Speak, waits: list[float]) -> None:
         assert len(script.heads) == count + 1
 
 
-async def test_channels_that_have_finished_are_asked_about_soon(speak: Speak, waits: list[float]) -> None:
-    """The long `retry` is for clients that do not heed 204; a server that does not say 204 gets its time."""
+async def test_finished_channels_are_requested_again_soon(speak: Speak, waits: list[float]) -> None:
+    """Their long `retry` is for clients that ignore 204. If the server has no 204, it applies."""
     close = chunk(b'event: $close\nretry: 70000\ndata: {"reason": "finished"}\nid: k3f9-1041\n\n') + END
     script = await speak(OPENED + close, OPENED + close, OPENED + close, NO_CONTENT)
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
@@ -484,28 +478,28 @@ async def test_channels_that_have_finished_are_asked_about_soon(speak: Speak, wa
     assert waits == [3.0, 70.0, 70.0]
 
 
-async def test_a_first_connection_that_fails_is_a_client_error(speak: Speak) -> None:
-    """A server that was never there is most often a wrong address."""
+async def test_a_failed_first_connection_is_a_client_error(speak: Speak) -> None:
+    """The URL is probably wrong."""
     script = await speak(*GONE, b"")
     error = await refusal(script.url)
     assert error.status is None
     assert str(error).startswith(f"cannot reach {script.url}: ")
 
 
-async def test_a_refusal_later_on_is_a_client_error(speak: Speak, waits: list[float]) -> None:
-    """A right that was lost while reading is not asked for for ever."""
+async def test_a_later_refusal_is_a_client_error(speak: Speak, waits: list[float]) -> None:
+    """A permission revoked meanwhile is not requested for ever."""
     script = await speak(
         STREAM + chunk(b"data: one\n\n") + END,
         plain("403 Forbidden", "application/problem+json", '{"detail": "gone"}'),
     )
-    error = await error_of(pieces(script.url, 2))
+    error = await error_of(chunks(script.url, 2))
     assert (error.status, str(error)) == (403, f"{script.url}/events: 403 Forbidden: gone")
 
 
-async def test_a_silent_stream_is_taken_for_dead(
+async def test_a_silent_stream_is_reconnected(
     monkeypatch: pytest.MonkeyPatch, speak: Speak, waits: list[float]
 ) -> None:
-    """A connection that brings not even heartbeats is given up for a new one."""
+    """Without heartbeats the connection counts as lost."""
     monkeypatch.setattr(reconnection, "SILENCE", 0.5)
     script = await speak(
         Held(STREAM + chunk(b"retry: 700\nid: 7\ndata: one\n\n")), STREAM + chunk(b"data: two\n\n")
@@ -515,35 +509,35 @@ async def test_a_silent_stream_is_taken_for_dead(
     assert waits == [0.7]
 
 
-async def test_silence_is_measured_in_the_server_s_heartbeats(
+async def test_silence_is_measured_in_the_servers_heartbeats(
     monkeypatch: pytest.MonkeyPatch, speak: Speak, waits: list[float]
 ) -> None:
-    """From `$open` on; a stream that has not said how long they are is given a minute."""
+    """`$open` has their interval. Without it the limit is a minute."""
     allowed: list[float] = []
     timeout = asyncio.timeout
 
     def noted(seconds: float | None) -> asyncio.Timeout:
-        if seconds is not None:  # as aiohttp has it, which is told of none
+        if seconds is not None:  # aiohttp's default, if no server has sent an interval
             allowed.append(seconds)
         return timeout(seconds)
 
     slow = STREAM + chunk(b'event: $open\ndata: {"heartbeat": 90}\nid: k3f9-1042\n\n')
     script = await speak(OPENED + END, slow + END, STREAM + chunk(b"data: one\n\n"))
     monkeypatch.setattr(asyncio, "timeout", noted)
-    await pieces(script.url, 3)
+    await chunks(script.url, 3)
     head, first_read = 60.0, 60.0
     assert allowed == [PATIENCE, head, first_read, 20.0, head, first_read, 360.0, head, first_read]
 
 
-async def test_an_id_that_no_header_can_say_is_a_client_error(speak: Speak, waits: list[float]) -> None:
-    """A stream that could only be resumed with a loss ends with an error, and one of ours."""
+async def test_an_id_that_no_header_can_have_is_a_client_error(speak: Speak, waits: list[float]) -> None:
+    """The stream could only resume with a loss."""
     script = await speak(STREAM + chunk(b"id: a\x01b\ndata: one\n\n") + END, STREAM)
     with pytest.raises(ClientError, match=r"the id 'a\\x01b' cannot be sent back"):
-        await pieces(script.url, 2)
+        await chunks(script.url, 2)
 
 
-async def test_an_id_of_any_letters_is_sent_back_as_utf_8(speak: Speak, waits: list[float]) -> None:
-    """The header is the id's own bytes (WHATWG HTML 9.2.4)."""
+async def test_an_id_is_sent_back_as_utf8(speak: Speak, waits: list[float]) -> None:
+    """The header has the bytes of the id (WHATWG HTML 9.2.4)."""
     script = await speak(
         STREAM + chunk("id: é\t😀\ndata: one\n\n".encode()) + END, STREAM + chunk(b"data: two\n\n")
     )
@@ -551,8 +545,8 @@ async def test_an_id_of_any_letters_is_sent_back_as_utf_8(speak: Speak, waits: l
     assert script.resumed_from() == [None, "é\t😀"]
 
 
-async def test_a_client_says_who_it_is_and_what_it_takes(speak: Speak) -> None:
-    """No proxy on the way may answer from its store, and no log is left to guess."""
+async def test_a_client_sends_user_agent_accept_and_cache_control(speak: Speak) -> None:
+    """Logs so have its name, and no cache responds."""
     script = await speak(STREAM + chunk(b"data: one\n\n"))
     await first(script.url, 1)
     (head,) = script.heads
@@ -561,13 +555,13 @@ async def test_a_client_says_who_it_is_and_what_it_takes(speak: Speak) -> None:
 
 
 async def test_a_client_closes_its_connections(server: Server) -> None:
-    await pieces(server.url, 0)
+    await chunks(server.url, 0)
     async with asyncio.timeout(PATIENCE):
         while server.connections:
             await asyncio.sleep(0.002)
 
 
-async def test_tls_is_checked_against_the_given_context(serve: Serve, tmp_path: Path) -> None:
+async def test_a_certificate_is_verified_with_the_given_context(serve: Serve, tmp_path: Path) -> None:
     authenticator = trustme.CA()
     file = tmp_path / "server.pem"
     authenticator.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
@@ -581,7 +575,7 @@ async def test_tls_is_checked_against_the_given_context(serve: Serve, tmp_path: 
             await client.status()
 
 
-async def test_a_server_without_tls_is_not_talked_to_in_the_clear(server: Server) -> None:
+async def test_https_never_falls_back_to_http(server: Server) -> None:
     async with Client(server.url.replace("http", "https")) as client:
         with pytest.raises(
             ClientError, match=f"cannot reach https://127.0.0.1:{server.port}: no agreement on TLS: "
@@ -593,8 +587,8 @@ async def test_a_server_without_tls_is_not_talked_to_in_the_clear(server: Server
 # Many events.
 
 
-async def in_pieces(*pieces: Sequence[str]) -> AsyncIterator[list[bytes]]:
-    for piece in pieces:
+async def in_pieces(*chunks: Sequence[str]) -> AsyncIterator[list[bytes]]:
+    for piece in chunks:
         yield [encode_line(message) for message in piece]
 
 
@@ -603,7 +597,7 @@ async def raw(*lines: bytes) -> AsyncIterator[list[bytes]]:
 
 
 async def sent(stream: AsyncIterator[PublishResult]) -> tuple[list[int], str | None]:
-    """Return how many were published by each request, and the error in the end."""
+    """Return the number published by each request, and the final error."""
     found: list[PublishResult] = []
     error: str | None = None
     try:
@@ -616,10 +610,10 @@ async def sent(stream: AsyncIterator[PublishResult]) -> tuple[list[int], str | N
     return [each.count for each in found], error
 
 
-async def publish_lines(url: str, *pieces: Sequence[str], **options: Any) -> tuple[list[int], str | None]:
-    """Publish messages as lines, piece by piece, and return what `sent` does."""
+async def publish_lines(url: str, *chunks: Sequence[str], **options: Any) -> tuple[list[int], str | None]:
+    """Publish messages as lines, in the given chunks, and return what `sent` does."""
     async with asyncio.timeout(PATIENCE), Client(url) as client:
-        return await sent(client.publish_lines(in_pieces(*pieces), **options))
+        return await sent(client.publish_lines(in_pieces(*chunks), **options))
 
 
 async def held(server: Server) -> list[str]:
@@ -628,7 +622,7 @@ async def held(server: Server) -> list[str]:
         return [(await anext(stream)).data for _ in range(count)]
 
 
-def test_a_line_is_an_event_as_the_server_takes_it() -> None:
+def test_a_line_has_the_form_that_the_server_accepts() -> None:
     assert encode_line("a\n") == b'{"message":"a\\n"}'
     assert encode_line("a", event="e", id="i", key="k", retry=0) == (
         b'{"message":"a","event":"e","id":"i","key":"k","retry":0}'
@@ -637,8 +631,8 @@ def test_a_line_is_an_event_as_the_server_takes_it() -> None:
         encode_line("a", event="\udcff")
 
 
-async def test_lines_that_come_together_are_one_request(server: Server) -> None:
-    """Up to the bounds; those that come later are one of their own, and nothing is asked for too early."""
+async def test_lines_of_a_chunk_are_one_request(server: Server) -> None:
+    """It is so within the limits. Later lines are another request, and no chunk is read ahead."""
     async with server.broadcaster.subscribe("c"), Client(server.url) as client:
         stream = client.publish_lines(in_pieces(["a", "b"], [], ["c"]), channels=["c"])
         epoch = server.broadcaster.cursor.partition("-")[0]
@@ -649,10 +643,10 @@ async def test_lines_that_come_together_are_one_request(server: Server) -> None:
     assert await held(server) == ["a", "b", "c"]
 
 
-async def test_a_request_is_bounded_in_events_and_in_bytes(
+async def test_a_request_is_limited_in_events_and_in_bytes(
     monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
-    """A line that is longer than the bound goes alone."""
+    """A line beyond the limit is alone in its request."""
     monkeypatch.setattr(module, "BATCH", 3)
     async with Client(server.url) as client:
         assert await sent(client.publish_lines(in_pieces("abcdefgh"))) == ([3, 3, 2], None)
@@ -662,13 +656,13 @@ async def test_a_request_is_bounded_in_events_and_in_bytes(
     assert await held(server) == [*"abcdefgh", "a", "b", "c", "x" * 100, "d", "e"]
 
 
-async def test_a_request_is_within_what_a_server_takes_by_default() -> None:
+async def test_a_request_fits_the_servers_default_limits() -> None:
     assert Config().max_batch >= module.BATCH
     assert Config().max_body >= module.BATCH_BYTES
 
 
-async def test_blank_lines_are_none_and_counted(server: Server) -> None:
-    """A piece of nothing else is no request; the number of a line is the one in its file."""
+async def test_blank_lines_are_skipped_and_counted(server: Server) -> None:
+    """A chunk of them is no request. The number of a line is that in its file."""
     async with Client(server.url) as client:
         assert await sent(client.publish_lines(raw(b"", b" \t\r"))) == ([], None)
         lines = raw(b"", encode_line("a"), b"\r", encode_line("b"), b"{}", encode_line("c"))
@@ -681,7 +675,7 @@ async def test_blank_lines_are_none_and_counted(server: Server) -> None:
 
 
 @pytest.mark.parametrize("bad", range(7))
-async def test_all_before_a_bad_line_is_published(
+async def test_lines_before_a_bad_one_are_published(
     monkeypatch: pytest.MonkeyPatch, serve: Serve, bad: int
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 3)
@@ -695,7 +689,7 @@ async def test_all_before_a_bad_line_is_published(
     assert await held(server) == messages[:bad]
 
 
-async def test_a_server_that_takes_less_gets_less(serve: Serve) -> None:
+async def test_requests_shrink_to_a_servers_lower_limits(serve: Serve) -> None:
     messages = [str(number) for number in range(100)]
     for settings in ({"max_batch": 3}, {"max_body": 100, "max_event": 50}):
         server = await serve(**settings)
@@ -704,8 +698,8 @@ async def test_a_server_that_takes_less_gets_less(serve: Serve) -> None:
         assert await held(server) == messages
 
 
-async def test_a_refusal_of_all_is_told_as_it_is(server: Server) -> None:
-    """Nothing is asked again for a part of the lines: the first of them could not be published."""
+async def test_a_refusal_of_the_first_line_is_reported_unchanged(server: Server) -> None:
+    """No part of the lines is sent again: its first one would be refused too."""
     counts, error = await publish_lines(server.url, ["a", "b"], channels=["a/b"])
     assert (counts, error) == (
         [],
@@ -728,8 +722,8 @@ async def test_a_refusal_of_all_is_told_as_it_is(server: Server) -> None:
         (plain("400 Bad Request", "text/plain", "line 0: x"), "/send: 400 Bad Request: line 0: x"),
     ],
 )
-async def test_what_else_may_be_answered_is_an_error(speak: Speak, answer: bytes, told: str) -> None:
-    """Where nobody can say whether they were published, it says which lines those are."""
+async def test_any_other_response_is_an_error(speak: Speak, answer: bytes, told: str) -> None:
+    """If the lines may have been published, the error has their numbers."""
     script = await speak(answer, answer, answer)
     counts, error = await publish_lines(script.url, ["a", "b"])
     assert counts == []
@@ -746,24 +740,24 @@ async def test_a_json_array_is_one_batch(server: Server) -> None:
     assert await held(server) == ["a", "[1,2]"]
 
 
-# Where a stream begins, and goes on.
+# The cursor of a stream.
 
 
-async def test_an_id_without_an_event_is_where_a_stream_is(speak: Speak, waits: list[float]) -> None:
-    """That of the opening, and of a heartbeat that moves it; not one whose blank line has not come."""
+async def test_an_id_without_an_event_moves_the_cursor(speak: Speak, waits: list[float]) -> None:
+    """It is that of `$open` or of a heartbeat, once its block is complete."""
     script = await speak(
         STREAM + chunk(b":\nretry: 700\nid: 7\n\n") + END,
         STREAM + chunk(b":\nid: 9\n\nid: 11\n"),
         STREAM + chunk(b"data: one\n\n"),
     )
-    found = await pieces(script.url, 1)
+    found = await chunks(script.url, 1)
     assert script.resumed_from() == [None, "7", "9"]
     assert [piece.last_event_id for piece in found] == ["7", "9", "9"]
 
 
-async def test_a_piece_is_where_its_last_event_was(speak: Speak) -> None:
+async def test_a_chunk_has_the_cursor_of_its_last_event(speak: Speak) -> None:
     script = await speak(STREAM + chunk(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\ndata: c\n\nid: 3\ndata: half"))
-    (piece,) = await pieces(script.url, 3)
+    (piece,) = await chunks(script.url, 3)
     assert [event.id for event in piece.events] == ["1", "2", None]
     assert piece.last_event_id == "2"
 
@@ -772,8 +766,8 @@ def asked(script: Script) -> list[str]:
     return [head[0].split()[1] for head in script.heads]
 
 
-async def test_since_is_said_until_an_id_is_known(speak: Speak, waits: list[float]) -> None:
-    """From then on the id says more, and the words would begin anew."""
+async def test_since_is_sent_until_an_id_is_known(speak: Speak, waits: list[float]) -> None:
+    """The id is more exact, and `since` would start again."""
     script = await speak(
         STREAM + chunk(b"retry: 700\n") + END,
         STREAM + chunk(b"id: 7\n\n") + END,
@@ -789,7 +783,7 @@ async def test_since_is_said_until_an_id_is_known(speak: Speak, waits: list[floa
     assert script.resumed_from() == [None, None, "7"]
 
 
-async def test_a_stream_may_begin_behind_an_id(speak: Speak, waits: list[float]) -> None:
+async def test_a_stream_may_begin_after_an_id(speak: Speak, waits: list[float]) -> None:
     script = await speak(STREAM + chunk(b"retry: 700\n") + END, STREAM + chunk(b"data: one\n\n"))
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         async for piece in client.subscribe(since="earliest", last_event_id="7"):
@@ -800,7 +794,7 @@ async def test_a_stream_may_begin_behind_an_id(speak: Speak, waits: list[float])
     assert script.resumed_from() == ["7", "7"]
 
 
-async def test_what_was_published_between_is_given(server: Server) -> None:
+async def test_events_published_between_connections_are_yielded(server: Server) -> None:
     first_one = await server.broadcaster.broadcast("one", channels=("a",))
     for channel, event_type in (("a", "x"), ("b.c", "x"), ("b.c", "y"), ("other", "x")):
         await server.broadcaster.broadcast(channel + event_type, channels=(channel,), event=event_type)
@@ -813,7 +807,7 @@ async def test_what_was_published_between_is_given(server: Server) -> None:
     assert found == ["ax", "b.cx"]
 
 
-# Who asks.
+# Credentials.
 
 TOKEN = "a-token-of-somebody.~+/=="
 
@@ -824,7 +818,7 @@ def redirect(url: str, status: str = "307 Temporary Redirect") -> bytes:
 
 
 def shown_tokens(script: Script) -> list[list[str]]:
-    """Return what each request said of who asks, in its head anywhere."""
+    """Return every token in the head of each request."""
     return [
         [line for line in head if "authorization" in line.lower() or TOKEN in line] for head in script.heads
     ]
@@ -835,8 +829,8 @@ STATUS = plain("200 OK", "application/json", '{"connected_clients": 0}')
 
 
 @pytest.mark.parametrize("token", [TOKEN, None])
-async def test_every_request_carries_the_token(speak: Speak, token: str | None) -> None:
-    """As a bearer's, in its one header (RFC 6750, 2.1); without one there is no such header."""
+async def test_every_request_has_the_token(speak: Speak, token: str | None) -> None:
+    """It is a bearer token in one header (RFC 6750, 2.1). Without a token there is no such header."""
     script = await speak(RECEIPT, RECEIPT, STATUS, STREAM + chunk(b"data: one\n\n"))
     async with asyncio.timeout(PATIENCE), Client(script.url, token=token) as client:
         await client.publish("x")
@@ -850,8 +844,8 @@ async def test_every_request_carries_the_token(speak: Speak, token: str | None) 
 @pytest.mark.parametrize(
     "status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"]
 )
-async def test_no_other_origin_is_shown_the_token(speak: Speak, status: str) -> None:
-    """Whatever a redirect says: the port is enough to be another; nor is it shown again on the way back."""
+async def test_no_other_origin_gets_the_token(speak: Speak, status: str) -> None:
+    """A redirect may lead to another port. The token is not sent again on the way back."""
     back = await speak(STATUS)
     other = await speak(redirect(back.url, status))
     script = await speak(redirect(other.url, status))
@@ -861,8 +855,8 @@ async def test_no_other_origin_is_shown_the_token(speak: Speak, status: str) -> 
     assert (shown_tokens(other), shown_tokens(back)) == ([[]], [[]])
 
 
-async def test_a_stream_and_a_publish_show_no_other_origin_the_token(speak: Speak) -> None:
-    """They may be sent elsewhere, and go there as anybody."""
+async def test_redirected_streams_and_publishes_carry_no_token_to_another_origin(speak: Speak) -> None:
+    """They are followed without a credential."""
     other = await speak(STREAM + chunk(b"data: one\n\n") + END, RECEIPT)
     script = await speak(redirect(f"{other.url}/events"), redirect(f"{other.url}/send"))
     async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
@@ -872,8 +866,8 @@ async def test_a_stream_and_a_publish_show_no_other_origin_the_token(speak: Spea
     assert shown_tokens(other) == [[], []]
 
 
-async def test_the_same_origin_is_shown_it_again(speak: Speak) -> None:
-    """A server may send its own clients from one path to another."""
+async def test_a_redirect_within_the_origin_keeps_the_token(speak: Speak) -> None:
+    """A server may redirect from one path to another."""
     script = await speak(redirect("/elsewhere/status"), STATUS)
     async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
         await client.status()
@@ -882,15 +876,15 @@ async def test_the_same_origin_is_shown_it_again(speak: Speak) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nX-Header: y", "a\n", "é", "=a", '"a"'])
-def test_what_cannot_be_a_token_is_refused(token: str) -> None:
+def test_a_malformed_token_is_refused(token: str) -> None:
     with pytest.raises(
         ClientError, match=exactly("token: has characters that a token cannot have (RFC 6750)")
     ):
         Client(token=token)
 
 
-async def test_a_url_with_a_user_shows_its_password_to_nobody_else(speak: Speak) -> None:
-    """Before a proxy that asks for one; errors name the server without it."""
+async def test_the_password_of_a_url_is_sent_to_its_server_only(speak: Speak) -> None:
+    """A proxy may ask for it. Errors name the server without it."""
     script = await speak(plain("403 Forbidden", "text/plain", "no"))
     host = script.url.removeprefix("http://")
     error = await refusal(f"http://me:password@{host}")
@@ -902,8 +896,8 @@ async def test_a_url_with_a_user_shows_its_password_to_nobody_else(speak: Speak)
     assert "password" not in told
 
 
-def test_a_user_and_a_token_are_one_too_many() -> None:
-    """Since a request has one Authorization."""
+def test_a_user_and_a_token_exclude_each_other() -> None:
+    """A request has one Authorization header."""
     with pytest.raises(ClientError) as caught:
         Client("http://me:password@127.0.0.1", token=TOKEN)
     assert str(caught.value) == ("http://127.0.0.1: a user in the URL and a token: set only one of them")
@@ -926,7 +920,7 @@ async def test_a_refused_credential_is_one_line(speak: Speak, status: str, detai
             assert error.status == int(status.split(maxsplit=1)[0])
 
 
-# A server that has enough of us.
+# Rate limits and full servers.
 
 
 def later(after: str | None) -> bytes:
@@ -944,15 +938,15 @@ def problem(status: str, detail: str, headers: str = "") -> bytes:
 DRAINING = problem("503 Service Unavailable", "the server is shutting down", "Retry-After: 5\r\n")
 
 
-async def test_lines_wait_as_long_as_they_are_told(speak: Speak, waits: list[float]) -> None:
-    """A request over a rate published nothing: it is made again, and what comes behind it stays behind."""
+async def test_lines_wait_for_a_rate_limit(speak: Speak, waits: list[float]) -> None:
+    """The refused request published nothing: it is sent again before later lines."""
     script = await speak(later("2"), later("0"), RECEIPT, RECEIPT)
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         assert await sent(client.publish_lines(in_pieces(["a"], ["b"]))) == ([1, 1], None)
     assert waits == [2.0, 0.5]
 
 
-async def test_lines_do_not_wait_for_ever(
+async def test_lines_have_a_limited_wait(
     monkeypatch: pytest.MonkeyPatch, speak: Speak, waits: list[float]
 ) -> None:
     monkeypatch.setattr(backoff, "PACED", 3)
@@ -966,8 +960,8 @@ async def test_lines_do_not_wait_for_ever(
 
 
 @pytest.mark.parametrize("after", [None, "soon"])
-async def test_lines_wait_for_nothing_unsaid(speak: Speak, waits: list[float], after: str | None) -> None:
-    """Without a time to come back it is a refusal, unless there is a time to try again."""
+async def test_a_429_without_a_wait_is_a_refusal(speak: Speak, waits: list[float], after: str | None) -> None:
+    """With a retry time it is retried."""
     script = await speak(later(after))
     counts, error = await publish_lines(script.url, ["a"])
     told = f"{script.url}/send: 429 Too Many Requests; line 1 and all after it were not published"
@@ -981,7 +975,7 @@ async def test_one_message_does_not_wait(speak: Speak) -> None:
             await client.publish("x")
 
 
-async def test_one_message_waits_if_it_is_told_to(speak: Speak, waits: list[float]) -> None:
+async def test_one_message_waits_if_asked(speak: Speak, waits: list[float]) -> None:
     script = await speak(later("1"), RECEIPT, DRAINING, RECEIPT)
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         assert (await client.publish("x", retry_for=60))["id"] == "1"
@@ -1001,10 +995,10 @@ SURELY_NOT_PUBLISHED = {
 @pytest.mark.parametrize(
     ("answer", "wait", "longer"), SURELY_NOT_PUBLISHED.values(), ids=list(SURELY_NOT_PUBLISHED)
 )
-async def test_lines_that_were_surely_not_published_are_sent_again(
+async def test_unpublished_lines_are_sent_again(
     speak: Speak, waits: list[float], answer: bytes, wait: float, longer: float
 ) -> None:
-    """The same bytes, before what comes after them; each outage is told once."""
+    """They are the same bytes, before later ones. Each outage is reported once."""
     script = await speak(answer, answer, RECEIPT, answer, RECEIPT)
     told: list[str] = []
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
@@ -1044,16 +1038,14 @@ async def test_lines_that_may_have_been_published_are_not_sent_again(
 
 
 @pytest.mark.parametrize("status", ["400 Bad", "401 No", "403 No", "404 No", "409 Over", "501 No", "505 No"])
-async def test_lines_that_are_refused_are_not_sent_again(
-    speak: Speak, waits: list[float], status: str
-) -> None:
-    """Time does not mend what is wrong with them."""
+async def test_refused_lines_are_not_sent_again(speak: Speak, waits: list[float], status: str) -> None:
+    """The refusal is permanent."""
     script = await speak(plain(status, "text/plain", ""), RECEIPT)
     counts, error = await publish_lines(script.url, ["a"], retry_for=60)
     assert (counts, error, waits) == ([], f"{script.url}/send: {status}", [])
 
 
-async def test_lines_wait_for_a_server_that_is_away(
+async def test_lines_wait_for_an_unreachable_server(
     monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
 ) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
@@ -1086,10 +1078,10 @@ async def test_lines_wait_for_a_server_that_is_away(
         ("unix:/nowhere", "no such file or directory"),
     ],
 )
-async def test_lines_do_not_wait_longer_than_they_are_told(
+async def test_lines_wait_no_longer_than_the_given_time(
     monkeypatch: pytest.MonkeyPatch, url: str, reason: str
 ) -> None:
-    """A last attempt is made at the end of the time; the error says from where on nothing was published."""
+    """The last attempt is at its end. The error has the first line that was not published."""
     clock = Clock()
     waited: list[float] = []
 
@@ -1106,8 +1098,8 @@ async def test_lines_do_not_wait_longer_than_they_are_told(
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b"])
-async def test_an_address_that_cannot_be_one_is_not_waited_for(waits: list[float], url: str) -> None:
-    """Nor is a certificate that is not to be trusted: no time mends them."""
+async def test_a_permanent_connection_error_is_not_retried(waits: list[float], url: str) -> None:
+    """It is an impossible address, or an untrusted certificate."""
     counts, error = await publish_lines(url, ["a"], retry_for=60)
     assert (counts, waits) == ([], [])
     assert error is not None
@@ -1115,23 +1107,23 @@ async def test_an_address_that_cannot_be_one_is_not_waited_for(waits: list[float
 
 
 async def test_a_refusal_may_come_in_pieces(speak: Speak) -> None:
-    """Whose line it is about is known when it has come whole, however the network cut it."""
+    """The number of its line is read from the complete response."""
     whole = problem("422 No", "line 2: message: missing")
     script = await speak(Cut(whole), RECEIPT)
     counts, error = await publish_lines(script.url, ["a", "b"])
     assert (counts, error) == ([1], f"{script.url}/send: 422 No: line 2: message: missing")
 
 
-async def test_a_stream_over_a_limit_is_asked_for_again(speak: Speak, waits: list[float]) -> None:
+async def test_a_stream_over_a_limit_is_opened_again(speak: Speak, waits: list[float]) -> None:
     script = await speak(later("7"), STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
     assert waits == [8.75]
 
 
-# A server beside us.
+# UNIX sockets.
 
 
-async def test_a_socket_is_as_good_as_an_address(speak: Speak, tmp_path: Path) -> None:
+async def test_a_unix_socket_works_as_a_url(speak: Speak, tmp_path: Path) -> None:
     script = await speak(RECEIPT, STATUS, STREAM + chunk(b"data: one\n\n"), socket=tmp_path / "sse.sock")
     async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
         await client.publish("x", channels=["news"])
@@ -1143,7 +1135,7 @@ async def test_a_socket_is_as_good_as_an_address(speak: Speak, tmp_path: Path) -
 
 
 async def why(url: str) -> str:
-    """Return what is said of a server that cannot be reached, behind its name."""
+    """Return the error for an unreachable server, after its name."""
     async with Client(url) as client:
         error = await error_of(client.status())
     name, _, reason = str(error).partition(f"cannot reach {url}: ")
@@ -1162,7 +1154,7 @@ async def why(url: str) -> str:
         (f"unix:/{'x' * 200}", "AF_UNIX path too long"),
     ],
 )
-async def test_why_nobody_answers_is_said_in_few_words(url: str, reason: str) -> None:
+async def test_the_reason_of_an_unreachable_server_is_short(url: str, reason: str) -> None:
     assert await why(url) == reason
 
 
@@ -1174,7 +1166,7 @@ async def test_why_nobody_answers_is_said_in_few_words(url: str, reason: str) ->
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "it broke off its answer"),
     ],
 )
-async def test_what_is_no_answer_is_said_in_few_words(answer: bytes, reason: str) -> None:
+async def test_the_reason_of_a_malformed_response_is_short(answer: bytes, reason: str) -> None:
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -1183,8 +1175,8 @@ async def test_what_is_no_answer_is_said_in_few_words(answer: bytes, reason: str
         assert await why(f"http://127.0.0.1:{server.port}") == reason
 
 
-async def test_a_body_that_nobody_takes_is_said_in_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an address, as aiohttp has it, and without the number that there is not."""
+async def test_the_reason_of_an_unsent_body_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has neither the address, as aiohttp's has, nor a missing error number."""
     broken = aiohttp.ClientOSError(None, "Can not write request body for http://127.0.0.1:8000/send")
     monkeypatch.setattr(aiohttp.ClientSession, "request", Mock(side_effect=broken))
     assert await why("http://127.0.0.1:8000") == "it closed the connection"
@@ -1198,7 +1190,7 @@ async def test_errors_name_the_socket(speak: Speak, tmp_path: Path) -> None:
     assert str(await refusal("unix:" + "x" * 200)).startswith("cannot reach unix:xxx")
 
 
-async def test_a_server_that_lives_says_so(server: Server) -> None:
+async def test_a_healthy_server(server: Server) -> None:
     async with Client(server.url) as client:
         await client.health()
 
@@ -1211,25 +1203,29 @@ async def test_a_server_that_lives_says_so(server: Server) -> None:
         (plain("200 OK", "text/html", "<html>"), "{}/healthz: the answer is not a JSON object"),
     ],
 )
-async def test_a_server_that_says_anything_else_is_not_well(speak: Speak, answer: bytes, told: str) -> None:
-    """Something else that listens there is not it."""
+async def test_a_server_with_any_other_response_is_not_healthy(
+    speak: Speak, answer: bytes, told: str
+) -> None:
+    """Another program may listen there."""
     script = await speak(answer)
     async with Client(script.url) as client:
         assert str(await error_of(client.health())) == told.format(script.url)
 
 
-async def test_a_server_that_says_nothing_is_not_well(monkeypatch: pytest.MonkeyPatch, speak: Speak) -> None:
+async def test_a_server_without_a_response_is_not_healthy(
+    monkeypatch: pytest.MonkeyPatch, speak: Speak
+) -> None:
     monkeypatch.setattr(module, "ALIVE", 0.05)
     script = await speak(Held(b""))
     async with Client(script.url) as client:
         assert str(await error_of(client.health())) == f"cannot reach {script.url}: timed out"
 
 
-# Who is connected.
+# Subscribers.
 
 
-async def test_readers_are_listed_and_disconnected(server: Server) -> None:
-    """A page of them, those that come first, those of a channel; and one is ended by its id."""
+async def test_subscribers_are_listed_and_disconnected(server: Server) -> None:
+    """The list is a page, the top ones, or those of a channel."""
     async with Client(server.url) as client, Client(server.url) as reader:
         streams = [reader.subscribe([name]) for name in ("a", "b", "c")]
         for stream in streams:
@@ -1246,17 +1242,17 @@ async def test_readers_are_listed_and_disconnected(server: Server) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "x", "-1", "..", "1?x", "\u0661"])
-async def test_what_is_no_id_is_disconnected_nowhere(id: str) -> None:
-    """Nothing is asked: it could be another address."""
+async def test_a_malformed_id_sends_no_request(id: str) -> None:
+    """It could be another URL."""
     async with Client("http://not.used.invalid") as client:
         assert str(await error_of(client.disconnect(id))) == f"id: must be digits, not {id!a}"
 
 
-async def test_a_server_reloads_when_it_is_told_to(server: Server) -> None:
+async def test_reload_returns_the_changed_settings(server: Server) -> None:
     async with Client(server.url) as client:
         assert await client.reload() == {"status": "reloaded", "changed": [], "restart": []}
 
 
-async def test_a_name_has_no_password() -> None:
+async def test_the_name_of_a_server_has_no_password() -> None:
     assert Client("http://ada:secret@push.example/").name == "http://push.example"
     assert Client("unix:/run/sse.sock").name == "unix:/run/sse.sock"

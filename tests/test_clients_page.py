@@ -1,4 +1,4 @@
-"""docs/clients.md: its programs run, and what it says that a stream looks like is so."""
+"""docs/clients.md: its programs run, and its description of a stream is true."""
 
 import asyncio
 import queue
@@ -29,12 +29,12 @@ subscribe("/events", (event) => seen.push([event.type, event.data]));
 """
 
 
-def test_every_program_is_run() -> None:
+def test_every_program_runs_in_a_test() -> None:
     assert set(BLOCKS) == {"loop", "watchdog"}
 
 
-async def test_a_stream_is_what_the_page_shows(server: Server, connect: Connect) -> None:
-    """But for the epoch, the positions and the time to reconnect."""
+async def test_a_stream_has_the_shown_bytes(server: Server, connect: Connect) -> None:
+    """The epoch, the positions and the reconnection time differ."""
     for _ in range(41):
         await server.broadcaster.broadcast("before")
     reader = await connect(server)
@@ -57,10 +57,10 @@ async def show(browser: Browser, url: str, html: str) -> Page:
 
 
 async def test_the_watchdog_survives_a_refused_reconnection(serve: Serve, browser: Browser) -> None:
-    """At a 502 an EventSource ends for good; the page goes on with the last id, and misses nothing."""
+    """At a 502 an EventSource stops for good. The page continues with the last id, and misses nothing."""
     server = await serve(retry=100)
     async with StreamProxy(server.port, "/events") as proxy, asyncio.timeout(PATIENCE):
-        # Its times are a person's, and this is a test.
+        # The page's times are for people, and too long for a test.
         page = await show(browser, proxy.url, SHOWS % BLOCKS["watchdog"].replace("3000", "50"))
         await until(lambda: server.broadcaster.client_count == 1)
         await server.broadcaster.broadcast("before")
@@ -76,7 +76,7 @@ async def test_the_watchdog_survives_a_refused_reconnection(serve: Serve, browse
 
 
 async def test_the_python_loop_misses_nothing(serve: Serve) -> None:
-    """Cut, refused and told to come back, it gives each event once, and none of the server's own."""
+    """It is cut, refused and told to reconnect. It yields each event once, without system events."""
     server = await serve(retry=100)
     program: dict[str, Any] = {}
     exec(BLOCKS["loop"], program)

@@ -1,4 +1,4 @@
-"""The clock: steady whatever is done to the date, and told by it all the same."""
+"""Clock: monotonic, and converted to wall time."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ DAY = 86_400.0
 
 
 class Clocks:
-    """The two clocks of a machine, in seconds: sums of powers of two are never rounded."""
+    """The two clocks of a machine in seconds, in sums of powers of two, which are never rounded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.date = 1_700_000_000.0
@@ -30,14 +30,14 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     return Clocks(monkeypatch)
 
 
-def test_it_begins_as_the_date_does(clocks: Clocks) -> None:
-    """Seconds since 1970."""
+def test_the_clock_begins_at_the_wall_time(clocks: Clocks) -> None:
+    """It has seconds since 1970."""
     assert Clock().now() == 1_700_000_000.0
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY, 0.5])
-def test_nobody_can_set_it(clocks: Clocks, jump: float) -> None:
-    """A second after the date was set it is a second later."""
+def test_setting_the_date_does_not_move_the_clock(clocks: Clocks, jump: float) -> None:
+    """A second later it is a second further."""
     clock = Clock()
     clocks.date += jump
     clocks.wait(1.0)
@@ -45,8 +45,8 @@ def test_nobody_can_set_it(clocks: Clocks, jump: float) -> None:
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY, 0.5])
-def test_a_moment_is_told_as_the_date_has_it_now(clocks: Clocks, jump: float) -> None:
-    """Those before the date was set too: a date that was wrong is so no longer."""
+def test_a_moment_is_converted_with_the_present_date(clocks: Clocks, jump: float) -> None:
+    """This holds for moments before the date was set, too: the date was wrong."""
     clock = Clock()
     before = clock.now()
     clocks.date += jump
@@ -55,15 +55,15 @@ def test_a_moment_is_told_as_the_date_has_it_now(clocks: Clocks, jump: float) ->
     assert clock.to_wall_time(before) == 1_700_000_000.0 + jump
 
 
-def test_a_moment_is_told_alike_while_nobody_sets_the_date(clocks: Clocks) -> None:
-    """The two clocks are read one after the other, and differ by what that takes."""
+def test_a_moment_has_the_same_wall_time_while_the_date_is_not_set(clocks: Clocks) -> None:
+    """The two clocks are read one after the other, which takes a varying time."""
     clock = Clock()
     moment = clock.now()
     clocks.date += 2**-12
     assert clock.to_wall_time(moment) == 1_700_000_000.0
 
 
-def test_it_goes_on_as_the_machine_does() -> None:
+def test_the_clock_runs_with_the_machine() -> None:
     clock = Clock()
     before, date = clock.now(), time.time()
     assert clock.now() >= before
@@ -86,7 +86,7 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("far_away")
 def test_a_time_is_utc_with_milliseconds() -> None:
-    """Wherever the server is, and cut, not rounded into the next second."""
+    """It is so in every time zone. It is rounded down, never into the next second."""
     assert time.timezone == -13 * 3600
     assert utc_milliseconds(1_795_381_966.0429) == "2026-11-22T21:12:46.042Z"
     assert utc_milliseconds(0.9999) == "1970-01-01T00:00:00.999Z"

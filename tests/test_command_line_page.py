@@ -1,4 +1,4 @@
-"""docs/command-line.md: its commands run, and its tables are what the code has."""
+"""docs/command-line.md: its commands run, and its tables agree with the code."""
 
 import json
 import re
@@ -21,15 +21,14 @@ BLOCKS = PAGE.blocks
 programs = pytest.fixture(process.programs)
 
 
-def test_no_block_is_left_out() -> None:
-    """The one that there is has a name, and is run below."""
+def test_every_block_has_a_test() -> None:
     here = Path(__file__).read_text()
     assert all(block.name for block in PAGE.every_block)
     assert {name for name in BLOCKS if f'BLOCKS["{name}"]' not in here} == set()
 
 
 async def test_the_commands_run(server: Server, programs: Programs) -> None:
-    """Line by line; those that wait for events get some."""
+    """They run line by line. Those that wait for events get some."""
     shown = []
     for line in BLOCKS["commands"].code.splitlines():
         joined = server.broadcaster.counts.opened
@@ -46,12 +45,10 @@ async def test_the_commands_run(server: Server, programs: Programs) -> None:
     assert shown[4].startswith(b"connected clients: ")
 
 
-def test_every_command_is_in_the_table() -> None:
-    """And no other."""
+def test_the_table_has_exactly_the_commands() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE.text, re.MULTILINE)) == sorted(main.commands)
 
 
 def test_every_exit_code_is_in_the_table() -> None:
-    """Each with its number."""
     codes = re.findall(r"^\| (\d+) \|", PAGE.section("Exit codes"), re.MULTILINE)
     assert [int(code) for code in codes] == [code.value for code in Exit]

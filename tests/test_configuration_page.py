@@ -1,4 +1,4 @@
-"""docs/configuration.md: its files load and say what they seem to say."""
+"""docs/configuration.md: its files load with the described meaning."""
 
 import json
 from pathlib import Path
@@ -18,16 +18,15 @@ BLOCKS = PAGE.blocks
 programs = pytest.fixture(process.programs)
 
 
-def test_no_block_is_left_out() -> None:
-    """Each has a name, by which a test below runs it."""
+def test_every_block_has_a_test() -> None:
     here = Path(__file__).read_text()
-    run_elsewhere = {"callers"}  # by test_http_api_page, with the requests that it allows
+    run_elsewhere = {"callers"}  # test_http_api_page runs it with the requests that it permits.
     assert all(block.name for block in PAGE.every_block)
     assert {name for name in BLOCKS if f'BLOCKS["{name}"]' not in here} == run_elsewhere
 
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
-    """And says what it seems to say."""
+    """It has the described settings."""
     file = tmp_path / "config.toml"
     file.write_text(BLOCKS["configuration"].code)
     config = load({}, environ={}, file=file).config
@@ -35,17 +34,17 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
 
 
 def test_the_rules_load(tmp_path: Path) -> None:
-    """And say what they seem to say."""
+    """They have the described settings."""
     file = tmp_path / "config.toml"
     file.write_text(BLOCKS["rules"].code)
     (rule,) = load({}, environ={}, file=file).config.channel
     assert (rule.match, rule.history_size, rule.overflow) == ("prices.*", 1, "conflate")
 
 
-async def test_publishing_has_a_socket_of_its_own(
+async def test_publishing_has_its_own_unix_socket(
     serve: Serve, programs: Programs, program: Program, tmp_path: Path
 ) -> None:
-    """The port has nothing but streams, the socket has everything."""
+    """The port has streams only, the socket all endpoints."""
     program("curl")
     path = tmp_path / "socket"
     code = BLOCKS["listeners"].code.replace("/tmp/sse-broadcast.sock", str(path)).replace("8000", "0")

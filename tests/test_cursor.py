@@ -1,4 +1,4 @@
-"""Cursors, and the ids a publisher may choose."""
+"""Cursors, and the ids that a publisher may choose."""
 
 import re
 
@@ -24,21 +24,21 @@ from sse_broadcast.errors import EventError
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1))
-def test_an_id_of_ours_is_read_back(position: int, epoch: int) -> None:
-    """parse_id(own_id(e, p)) == Place(e, p), and so does `since`; no id is longer than said."""
+def test_a_server_id_is_parsed_back(position: int, epoch: int) -> None:
+    """parse_id(format_id(e, p)) == EventId(e, p), and so does `since`. No id is too long."""
     place = EventId(f"{epoch:08x}", position)
     text = format_id(place.epoch, position)
     assert parse_id(text) == parse_since(text) == place
     assert len(text) <= LONGEST_OWN
 
 
-def test_the_longest_id_of_ours_is_as_long_as_said() -> None:
-    """The newest position there can be fills the room that is kept for it."""
+def test_the_longest_server_id_has_the_stated_length() -> None:
+    """The newest possible position fills the reserved length."""
     assert len(format_id("0123abcd", 2**63 - 1)) == LONGEST_OWN == 28
 
 
-def test_an_epoch_is_eight_hexadecimal_digits_and_new_each_time() -> None:
-    """Two lives of a history are not taken for one another."""
+def test_an_epoch_is_eight_random_hexadecimal_digits() -> None:
+    """Two lives of a history have different ones."""
     epochs = {new_epoch() for _ in range(100)}
     assert len(epochs) == 100
     assert all(re.fullmatch("[0-9a-f]{8}", epoch) for epoch in epochs)
@@ -53,7 +53,7 @@ def test_an_epoch_is_eight_hexadecimal_digits_and_new_each_time() -> None:
         ("0123abcd-007", EventId("0123abcd", 7)),
     ],
 )
-def test_an_id_of_our_form_is_a_place(text: str, place: EventId) -> None:
+def test_an_id_of_the_servers_form_is_an_event_id(text: str, place: EventId) -> None:
     assert parse_id(text) == place
 
 
@@ -63,15 +63,15 @@ OTHER_FORMS += ["0123abcd-12345678901234567890", "0123abcd-\u0663", "\u0660123ab
 
 
 @pytest.mark.parametrize("text", OTHER_FORMS)
-def test_an_id_of_any_other_form_is_a_name(text: str) -> None:
-    """What is not wholly ours is not ours, however much it looks it; `since` marks it as said there."""
+def test_an_id_of_any_other_form_is_a_custom_id(text: str) -> None:
+    """A partly similar form is one too. `since` marks it as its own."""
     assert parse_id(text) == CustomId(text)
     assert parse_since(text) == CustomId(text, said_in_since=True)
 
 
 @pytest.mark.parametrize("text", ["earliest", "last", "10m", "5ms"])
 def test_last_event_id_is_always_an_id(text: str) -> None:
-    """A browser sends back an id it was given; the words of `since` mean nothing there."""
+    """A browser sends back ids only: keywords of `since` mean nothing there."""
     assert parse_id(text) == CustomId(text)
 
 
@@ -90,7 +90,7 @@ def test_last_event_id_is_always_an_id(text: str) -> None:
         ("999999999d", Age(999_999_999 * 86_400.0)),
     ],
 )
-def test_since_takes_words_and_ages(text: str, cursor: Cursor) -> None:
+def test_since_accepts_keywords_and_ages(text: str, cursor: Cursor) -> None:
     """An age is a whole number and its unit."""
     assert parse_since(text) == cursor
 
@@ -100,8 +100,8 @@ NEARLY += ["1234567890s", "\u0663s"]
 
 
 @pytest.mark.parametrize("text", NEARLY)
-def test_what_is_nearly_a_word_or_an_age_is_a_name(text: str) -> None:
-    """It is never guessed at, and known as what stood in `since`: it is refused if no event has that name."""
+def test_a_misspelt_keyword_or_age_is_a_custom_id(text: str) -> None:
+    """It is not guessed, and refused if no event has that id."""
     assert parse_since(text) == CustomId(text, said_in_since=True)
 
 
@@ -111,7 +111,7 @@ MAY_BE_CHOSEN += ["10", "1234567890s"]
 
 @pytest.mark.parametrize("text", MAY_BE_CHOSEN)
 def test_a_publisher_may_choose_this_id(text: str) -> None:
-    """Letters, digits, dots, underscores and dashes, 128 at most, that mean nothing else."""
+    """It has 1 to 128 letters, digits, dots, underscores and dashes, and no other meaning."""
     validate_custom_id(text)
 
 
@@ -142,8 +142,8 @@ def test_a_publisher_may_not_choose_this_id(text: str, problem: str) -> None:
 
 
 @given(st.text(max_size=140))
-def test_an_id_that_may_be_chosen_is_found_by_its_name(text: str) -> None:
-    """What a publisher chose comes back as that, from a header and marked from `since`."""
+def test_a_valid_custom_id_is_parsed_as_one(text: str) -> None:
+    """It is so in a header, and marked as such in `since`."""
     try:
         validate_custom_id(text)
     except EventError:

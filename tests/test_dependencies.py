@@ -1,4 +1,4 @@
-"""What we depend on: bounds on both sides, and none below what was mended for a reason that concerns us."""
+"""Dependencies: lower and upper bounds, and none with a known vulnerability."""
 
 import json
 import re
@@ -39,8 +39,8 @@ def lowest(requirement: Requirement) -> Version | None:
 
 
 @pytest.mark.parametrize("advisory", MENDED)
-def test_no_version_is_taken_that_has_a_known_hole(advisory: str) -> None:
-    """The lowest that is taken is one that was mended."""
+def test_no_vulnerable_version_is_allowed(advisory: str) -> None:
+    """The lower bound is a fixed version."""
     name, mended = MENDED[advisory]
     floors = [lowest(each) for each in ALL if each.name == name]
     assert floors
@@ -48,13 +48,13 @@ def test_no_version_is_taken_that_has_a_known_hole(advisory: str) -> None:
 
 
 @pytest.mark.parametrize("requirement", [each for each in ALL if each.name != "sse-broadcast"], ids=str)
-def test_every_dependency_is_bounded_on_both_sides(requirement: Requirement) -> None:
-    """By what it needs, and by what nobody has tried."""
+def test_every_dependency_has_both_bounds(requirement: Requirement) -> None:
+    """The lower one is what is needed, the upper one what was not tried."""
     assert {each.operator for each in requirement.specifier} == {">=", "<"}
 
 
-def test_the_client_libraries_of_npm_are_pinned() -> None:
-    """To one version each, whose contents the lock file knows, from whatever registry they come."""
+def test_npm_packages_are_pinned() -> None:
+    """Each has one version, and the lock file has its hash for any registry."""
     folder = ROOT / "tests" / "clients"
     asked = json.loads((folder / "package.json").read_text())["dependencies"]
     lock = (folder / "package-lock.json").read_text()

@@ -1,4 +1,4 @@
-"""What is in `docs/deploy` for Docker and Kubernetes, and what the image says of itself, at a real server."""
+"""Docker and Kubernetes files of `docs/deploy`, and the image's metadata, with a real server."""
 
 import asyncio
 import ipaddress
@@ -36,7 +36,7 @@ programs = pytest.fixture(process.programs)
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What the Dockerfile says of its last stage."""
+    """The metadata of the Dockerfile's last stage."""
 
     environment: Mapping[str, str]
     entrypoint: tuple[str, ...]
@@ -73,12 +73,12 @@ POD = DEPLOYMENT["spec"]["template"]["spec"]
 
 
 def ours(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that are the server's."""
+    """Return the variables of the server."""
     return {name: value for name, value in environment.items() if name.startswith(ENV_PREFIX)}
 
 
 async def run(programs: Programs, command: tuple[str, ...], env: Mapping[str, str]) -> Process:
-    """Run a command as in the image, where `sse-broadcast` is on the path."""
+    """Run a command as in the image, with `sse-broadcast` in PATH."""
     program, *arguments = command
     assert program == SCRIPT.name
     return await programs.start(SCRIPT, *arguments, env=env)
@@ -86,13 +86,13 @@ async def run(programs: Programs, command: tuple[str, ...], env: Mapping[str, st
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A server as the image starts it, and its environment."""
+    """A server started as by the image, and its environment."""
 
     process: Process
     env: Mapping[str, str]
 
     async def probe(self, name: str) -> int:
-        """Do what the kubelet does for a probe, and give the status."""
+        """Probe as the kubelet does, and return the status."""
         asked = CONTAINER[name]["httpGet"]
         assert asked["port"] == "http"
         headers = {
@@ -106,7 +106,7 @@ class Started:
             return (await client.get(url, headers=headers)).status_code
 
     async def drain(self) -> None:
-        """Have it begin to stop, and wait until it says so."""
+        """Start the stop of the server, and wait until it is draining."""
         self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):
             while await self.probe("readinessProbe") == 200:
@@ -115,7 +115,7 @@ class Started:
 
 @pytest.fixture
 async def server(programs: Programs) -> Started:
-    """Start the server as the image does, with a token, at a port of its own."""
+    """Start the server as the image does, with a token, at a free port."""
     env = {
         **ours(IMAGE.environment),
         "SSE_BROADCAST_PORT": str(free_port()),
@@ -128,7 +128,7 @@ async def server(programs: Programs) -> Started:
 
 
 async def health(programs: Programs, env: Mapping[str, str]) -> int:
-    """Check as the image does, and give the exit code."""
+    """Check as the image does, and return the exit code."""
     return (await (await run(programs, IMAGE.check, env)).ended()).code
 
 
@@ -137,13 +137,13 @@ async def test_the_health_check_of_the_image_finds_its_server(programs: Programs
     assert await health(programs, {**server.env, "SSE_BROADCAST_PORT": str(free_port())}) == 1
 
 
-async def test_a_server_that_drains_is_healthy(programs: Programs, server: Started) -> None:
-    """It does what it should: to kill it then would cut the readers that it lets go."""
+async def test_a_draining_server_is_healthy(programs: Programs, server: Started) -> None:
+    """Killing it would cut off the streams that it is ending."""
     await server.drain()
     assert await health(programs, server.env) == 0
 
 
-async def test_the_probes_say_what_the_server_is_at(server: Started) -> None:
+async def test_the_probes_have_the_state_of_the_server(server: Started) -> None:
     assert [await server.probe("readinessProbe"), await server.probe("livenessProbe")] == [200, 200]
     await server.drain()
     assert [await server.probe("readinessProbe"), await server.probe("livenessProbe")] == [503, 200]
@@ -154,8 +154,8 @@ async def test_the_probes_say_what_the_server_is_at(server: Started) -> None:
             await server.probe(name)
 
 
-async def test_what_is_done_before_the_stop_is_waiting(programs: Programs) -> None:
-    """By a program that the image has, since Debian has none without it."""
+async def test_the_pre_stop_hook_waits(programs: Programs) -> None:
+    """It is a program of the image, since its Debian has no other."""
     program, seconds = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
     assert float(seconds) > CONTAINER["readinessProbe"]["periodSeconds"]
     assert (await (await programs.start(program, "0")).ended()).code == 0
@@ -168,18 +168,18 @@ def pod_config() -> Config:
 
 
 def longest_stop(config: Config) -> float:
-    """Return the seconds from SIGTERM to the exit at most."""
+    """Return the longest time from SIGTERM to the exit in seconds."""
     return config.drain_delay + config.drain_timeout + config.shutdown_timeout
 
 
-def test_a_pod_has_the_time_to_stop() -> None:
-    """What is done before, what the server needs, and two seconds."""
+def test_a_pod_has_enough_time_to_stop() -> None:
+    """It is the time of the hook, that of the server, and two seconds."""
     before = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
     assert before + longest_stop(pod_config()) + 2 <= POD["terminationGracePeriodSeconds"]
 
 
-def test_a_container_has_the_time_to_stop() -> None:
-    """The ten seconds of `docker stop`, which compose does not change."""
+def test_a_container_has_enough_time_to_stop() -> None:
+    """compose leaves the ten seconds of `docker stop`."""
     environment = SERVICES["sse-broadcast"]["environment"]
     assert unknown_variables(environment) == {}
     environ = {**environment, "SSE_BROADCAST_TOKEN": "a-token-of-somebody"}
@@ -187,8 +187,8 @@ def test_a_container_has_the_time_to_stop() -> None:
     assert "stop_grace_period" not in SERVICES["sse-broadcast"]
 
 
-def test_the_manifests_are_what_kubernetes_takes() -> None:
-    """By its own schema, strictly: of the oldest version that is promised, and of the newest."""
+def test_the_manifests_are_valid() -> None:
+    """They are so by Kubernetes' own schema, strictly, of the oldest and the newest supported version."""
     for version in ("1.25", "1.37"):
         checked = subprocess.run(
             [SCRIPTS / "kubernetes-validate", "--strict", "-k", version, DEPLOY / "kubernetes.yaml"],
@@ -198,8 +198,8 @@ def test_the_manifests_are_what_kubernetes_takes() -> None:
         assert (checked.returncode, said.count(" passed for resource ")) == (0, 3), said
 
 
-def test_the_manifests_belong_together() -> None:
-    """Labels, ports, and the file of the token, which is where the server looks for it."""
+def test_the_manifests_fit_together() -> None:
+    """They share labels, ports, and the path of the token's file."""
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     assert DEPLOYMENT["spec"]["selector"]["matchLabels"] == labels
     assert BUDGET["spec"]["selector"]["matchLabels"] == labels
@@ -218,8 +218,8 @@ def test_the_manifests_belong_together() -> None:
     assert create in (DEPLOY / "kubernetes.yaml").read_text()
 
 
-def test_a_pod_has_no_rights() -> None:
-    """Those of the restricted Pod Security Standard, and no writable root."""
+def test_a_pod_has_no_privileges() -> None:
+    """It fits the restricted Pod Security Standard, and its root file system is read-only."""
     assert POD["securityContext"]["runAsNonRoot"] is True
     assert POD["securityContext"]["runAsUser"] == IMAGE.user
     assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -232,8 +232,8 @@ def test_a_pod_has_no_rights() -> None:
     assert POD["enableServiceLinks"] is False
 
 
-def test_a_pod_has_the_memory_that_the_page_says() -> None:
-    """For the process, a full history in one format and another, and ten thousand readers."""
+def test_a_pod_has_the_documented_memory() -> None:
+    """It is for the process, a full history in two formats, and ten thousand subscribers."""
     config = pod_config()
     sizes = {kind: CONTAINER["resources"][kind]["memory"] for kind in ("requests", "limits")}
     assert sizes == {"requests": "512Mi", "limits": "1Gi"}
@@ -242,7 +242,7 @@ def test_a_pod_has_the_memory_that_the_page_says() -> None:
 
 
 def needed(config: Config, connections: int) -> float:
-    """Return the bytes that the page states for so many subscribers."""
+    """Return the documented bytes for this many subscribers."""
     return 35 * MIB + 1.5 * config.history_total + connections * 16 * 1024
 
 
@@ -250,15 +250,15 @@ ROOM = 0.65
 """Of a limit of memory, what connections and history may take. The rest is for slow readers."""
 
 
-def test_the_memory_of_the_page_is_what_the_files_were_made_by() -> None:
+def test_the_files_have_the_memory_of_the_page() -> None:
     memory = page("docs/operations.md").section("Memory")
     assert "| the process | 35 MiB |" in memory
     assert "| a connection | 16 KiB; with TLS, 40 to 70 KiB |" in memory
     assert "in every format | 1.5 x `history_total` |" in memory
 
 
-def test_a_container_has_the_memory_for_as_many_as_it_lets_in() -> None:
-    """Else strangers could have the kernel end it. None is swapped out, and no core is kept."""
+def test_a_container_has_memory_for_its_connection_limit() -> None:
+    """Otherwise clients could get it killed. Nothing is swapped, and no core is dumped."""
     server = SERVICES["sse-broadcast"]
     environment = {name: str(value) for name, value in server["environment"].items()}
     config = load({}, environ={**environment, "SSE_BROADCAST_TOKEN": "a-token-of-somebody"}).config
@@ -268,16 +268,16 @@ def test_a_container_has_the_memory_for_as_many_as_it_lets_in() -> None:
     assert needed(config, config.max_connections) < ROOM * 1024 * MIB
 
 
-def test_a_service_has_the_memory_for_as_many_as_it_has_descriptors() -> None:
-    """And keeps no core, in which there would be tokens."""
+def test_a_service_has_memory_for_its_descriptors() -> None:
+    """It dumps no core, which would have tokens."""
     unit = (DEPLOY / "systemd" / "sse-broadcast.service").read_text()
     said = dict(re.findall(r"^(MemoryMax|TasksMax|LimitCORE|LimitNOFILE)=(.*)$", unit, re.MULTILINE))
     assert said == {"MemoryMax": "2G", "TasksMax": "256", "LimitCORE": "0", "LimitNOFILE": "65536"}
     assert needed(Config(), int(said["LimitNOFILE"])) < ROOM * 2048 * MIB
 
 
-def test_the_compose_file_says_what_it_seems_to_say() -> None:
-    """One server that Caddy alone reaches, and believes; each image's health check is the image's own."""
+def test_the_compose_file_has_the_described_services() -> None:
+    """Only Caddy reaches the server, and is trusted. Each health check is that of its image."""
     assert set(COMPOSE) == {"services", "networks", "volumes"}
     server, caddy = SERVICES["sse-broadcast"], SERVICES["caddy"]
     assert "ports" not in server
@@ -308,8 +308,8 @@ def test_proxies_wait_longer_than_a_heartbeat() -> None:
     assert all(int(wait) > 2 * Config().heartbeat for wait in waits)
 
 
-def test_a_heartbeat_is_in_time_for_every_platform_that_waits_for_one() -> None:
-    """Of those in the notes; what ends streams in any case is told in bold."""
+def test_a_heartbeat_is_early_enough_for_every_platform_with_a_timeout() -> None:
+    """The notes have them. Platforms that end every stream are in bold."""
     rows = re.findall(r"^\| ([^|]+) \| ([^|]*\d+ (?:s|min)[^|]*) \| ([^|]+) \|$", NOTES, re.MULTILINE)
     assert [hop for hop, _, _ in rows] == PLATFORMS
     for hop, default, _ in rows:

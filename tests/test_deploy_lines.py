@@ -1,4 +1,4 @@
-"""Each line of the proxies' files in `docs/deploy`: what it is there for, and that it is needed for that."""
+"""Each line of the proxy files in `docs/deploy`: its purpose, and that it is needed."""
 
 import asyncio
 import re
@@ -35,7 +35,7 @@ fronts = pytest.fixture(front_support.fronts)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line, what would stand in its place, and the question whose answer is yes with it and no without."""
+    """A line, its replacement, and a question whose answer is yes with the line and no without it."""
 
     kind: Kind
     text: str
@@ -48,7 +48,7 @@ class Line:
 
     @property
     def asked(self) -> object:
-        """What is asked of its proxy with the line."""
+        """Return the question to the proxy with the line."""
         return (self.kind.program, self.question, tuple(self.around.items()), self.open)
 
     def __str__(self) -> str:
@@ -217,15 +217,13 @@ TRIED = [*OF_NGINX, *OF_CADDY, *OF_HAPROXY, *OF_APACHE, *OF_LIGHTTPD, *OF_VARNIS
 
 @pytest.fixture(scope="module")
 def affirmed() -> set[object]:
-    """Remember what was answered with yes: lines that answer the same question need not ask it again."""
+    """Cache the answer of questions that several lines share."""
     return set()
 
 
 @pytest.mark.parametrize("line", TRIED, ids=str)
-async def test_a_line_is_there_for_something(
-    serve: Serve, fronts: Fronts, affirmed: set[object], line: Line
-) -> None:
-    """With it that is so, and without it, or with another, it is not."""
+async def test_a_line_has_its_effect(serve: Serve, fronts: Fronts, affirmed: set[object], line: Line) -> None:
+    """The answer is yes with it, and no without it or with its replacement."""
 
     async def answer(changes: Mapping[str, str]) -> bool:
         server = await serve(**({} if line.open else SETTINGS))
@@ -242,7 +240,7 @@ async def test_a_line_is_there_for_something(
 
 
 async def test_haproxy_holds_each_event_without_its_option(serve: Serve, fronts: Fronts) -> None:
-    """Towards a client without TLS, for as long as Linux waits for more of a packet."""
+    """It does so to a client without TLS, for as long as Linux waits for more of a packet."""
     server = await serve(**SETTINGS)
     tls = " ssl crt /etc/ssl/push.example.com/both.pem alpn h2,http/1.1"
     took = []
@@ -309,7 +307,7 @@ GIVEN = {
         r"vcl 4.1;|import std;|backend sse \{|\.(host|port) = .*|\.probe = \{|\.\w+ = \S+;|sub \w+ \{|\}",
         r"if \(.*\) \{|return \((synth\(503\)|pass|deliver)\);|std.collect\(.*\);|unset req.http.\S+;",
         r"synthetic\(.*|retry: .*|data: .*|\"\"\".*",
-        # It takes the longest to start; what these say is compared, all of it, by the tests of all proxies.
+        # It is the slowest to start. The tests of all proxies compare all of these responses.
         r"set resp\.(status|http\.\S+) = .*",
     ],
     SQUID: [
@@ -322,7 +320,7 @@ GIVEN = {
         r"proxy.timeout.io: 180000|hosts:|\"push.example.com:(80|443)\":|listen:|port: \d+|paths:|\"/\w*\":",
         r"redirect:|status: 301|url: https://push.example.com/|ssl:|(certificate|key)-file: .*",
         r"proxy.reverse.url: .*|mruby.handler: \|",
-        # The script, of which the tests of all proxies tell whether it does what it should.
+        # The script: the tests of all proxies show that it works.
         r"Proc.new do \|env\||end|headers.*|env.each .*|url \+?= .*|asked = .*|answer = .*|next .*|away.*",
         r"if env\[\"HTTP_ORIGIN\"\]|brought = .*|block = .*|\[200, away, \[block\]\]",
     ],
@@ -331,7 +329,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_no_line_is_there_for_nothing(kind: Kind) -> None:
+def test_every_line_has_a_purpose(kind: Kind) -> None:
     lines = [line.strip() for line in (DEPLOY / kind.file).read_text().splitlines()]
     tried = [line.text.split("\n")[0].strip() for line in TRIED if line.kind is kind]
     untold = [

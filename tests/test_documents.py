@@ -1,4 +1,4 @@
-"""Documents that agree with the code: the example configuration, the settings tables, the help, the image."""
+"""Documents that agree with the code: example configuration, settings tables, help and image."""
 
 import re
 import subprocess
@@ -21,20 +21,20 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 LIBRARY = (ROOT / "docs" / "library.md").read_text()
 
 
-def test_what_is_generated_is_up_to_date() -> None:
-    """`python -m tests.support.documents` writes it: the example file, and the tables of the settings."""
+def test_generated_documents_are_up_to_date() -> None:
+    """`python -m tests.support.documents` writes the example file and the tables of settings."""
     for path, text in documents.generated().items():
         assert path.read_text() == text, path.name
 
 
 def test_every_setting_is_in_one_group() -> None:
-    """Name, default and meaning are then in its table, as the code has them."""
+    """Its table so has its name, default and meaning from the code."""
     grouped = [name for names in documents.GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(SETTINGS)
     assert all(row in CONFIGURATION for row in map(documents.row, SETTINGS))
 
 
-def test_the_example_configuration_is_every_default() -> None:
+def test_the_example_configuration_has_the_defaults() -> None:
     """Loading it changes nothing."""
     assert load({}, environ={}, file=ROOT / "config.example.toml").config == Config()
 
@@ -44,8 +44,8 @@ def uncommented() -> str:
     return "\n".join(line for line in lines if re.match(r"\[\[\w+\]\]$|\w+ = ", line))
 
 
-def test_the_example_tables_load_and_say_all_there_is_to_say(tmp_path: Path) -> None:
-    """Uncommented, with every key of each kind; of the three ways to give a token, one."""
+def test_the_example_tables_load_with_every_key(tmp_path: Path) -> None:
+    """They are uncommented. A token has one of its three sources."""
     file = tmp_path / "config.toml"
     file.write_text(uncommented())
     config = load({}, environ={}, file=file).config
@@ -60,7 +60,7 @@ def test_the_example_tables_load_and_say_all_there_is_to_say(tmp_path: Path) -> 
     assert {each for rule in config.listeners for each in rule.endpoints} == set(Endpoint)
 
 
-def test_the_example_has_every_table_once_or_more_and_nothing_uncommented() -> None:
+def test_the_example_has_every_table_commented_out() -> None:
     settings = documents.example().removesuffix(documents.TABLES)
     assert all(line.startswith("#") for line in documents.TABLES.splitlines() if line)
     assert not any(line.startswith("# [[") for line in settings.splitlines())
@@ -86,7 +86,7 @@ HELD = re.compile(r"^- `(tests/[\w/]+\.py)::(?:\w+::)?(test_\w+)`$", re.MULTILIN
 
 
 @pytest.mark.parametrize("name", ["guarantees.md", "SECURITY.md", "operations.md", "backends.md"])
-def test_what_is_said_to_be_held_is_held_by_tests_that_there_are(name: str) -> None:
+def test_claims_name_existing_tests(name: str) -> None:
     page = (ROOT / "docs" / name).read_text()
     held = HELD.findall(page)
     assert 0 < len(held) == page.count("::test_")
@@ -97,21 +97,21 @@ def test_what_is_said_to_be_held_is_held_by_tests_that_there_are(name: str) -> N
 @pytest.mark.parametrize(
     ("name", "unheld"), [("guarantees.md", ["What is not promised?"]), ("SECURITY.md", [])]
 )
-def test_every_guarantee_is_held(name: str, unheld: list[str]) -> None:
+def test_every_guarantee_has_a_test(name: str, unheld: list[str]) -> None:
     guarantees = (ROOT / "docs" / name).read_text()
     questions = re.split(r"^\*\*", guarantees, flags=re.MULTILINE)[1:]
     without = [question.split("**")[0] for question in questions if "\nHeld by\n" not in question]
     assert without == unheld
 
 
-def test_the_operations_page_names_what_needs_a_restart() -> None:
+def test_the_operations_page_names_the_restart_only_settings() -> None:
     reload = (ROOT / "docs" / "operations.md").read_text().partition("\n## Reload\n")[2].partition("\n## ")[0]
     (named,) = re.findall(r"until the server is started again: (.*?)\. All", reload, re.DOTALL)
     assert re.findall(r"`(\w+)`", named) == sorted(RESTART_ONLY)
 
 
 def test_ci_installs_every_program_that_tests_use() -> None:
-    """There a missing program is a failure."""
+    """In CI a missing program fails its test."""
     pairs, _, _ = (ROOT / ".ci" / "run").read_text().partition("; do")
     named = re.findall(r"([\w./-]+):([\w-]+)", pairs.partition("for pair in")[2])
     assert dict(named) == PROGRAMS
@@ -122,8 +122,8 @@ def dockerfile() -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def test_the_image_is_run_by_nobody_and_can_be_looked_after() -> None:
-    """Not root, exec form, a stop signal the server knows, and a health check through the command line."""
+def test_the_image_runs_without_root_and_has_a_health_check() -> None:
+    """It has exec form, a stop signal that the server handles, and a health check by the command line."""
     lines = dockerfile()
     assert "USER 10001:10001" in lines
     assert 'ENTRYPOINT ["sse-broadcast", "serve"]' in lines
@@ -133,7 +133,7 @@ def test_the_image_is_run_by_nobody_and_can_be_looked_after() -> None:
     assert lines[0].split()[1] == [line for line in lines if line.startswith("FROM")][1].split()[1]
 
 
-def test_what_the_image_copies_is_what_its_build_needs() -> None:
+def test_the_image_copies_exactly_what_its_build_needs() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert kept == {"pyproject.toml", "README.md", "LICENSE", "sse_broadcast"}
     assert all((ROOT / name).exists() for name in kept)
@@ -141,7 +141,7 @@ def test_what_the_image_copies_is_what_its_build_needs() -> None:
 
 @pytest.mark.timeout(300)
 def test_the_images_commands_install_a_server_that_runs(tmp_path: Path) -> None:
-    """The Dockerfile's own RUN lines, in a folder with no more than its context."""
+    """They are the RUN lines of the Dockerfile, in a folder with its context only."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "sse_broadcast"):
@@ -171,7 +171,7 @@ def test_toml_of_the_example_has_no_unknown_key() -> None:
 
 
 def test_every_logger_is_in_the_table() -> None:
-    """By a name of its own and not a module's, so that filters outlive a move."""
+    """Its name is not a module's, so that filters survive a move of the code."""
     code = "".join(path.read_text() for path in (ROOT / "sse_broadcast").rglob("*.py"))
     page = (ROOT / "docs" / "operations.md").read_text()
     made = set(re.findall(r'getLogger\("(sse_broadcast\.[a-z]+)"\)', code))

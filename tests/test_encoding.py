@@ -1,4 +1,4 @@
-"""What a stream looks like in each format, as whole bytes."""
+"""Encodings: an event in each format, as whole bytes."""
 
 import json
 
@@ -49,7 +49,7 @@ def block(encoding: Encoding, event: Event, channel: str | None = "news") -> byt
     ],
 )
 def test_an_event_in_each_format(encoding: Encoding, frame: bytes) -> None:
-    """Text as it was published, or an envelope that says where it came from; times in milliseconds."""
+    """It is the published text, or an envelope with its channel. Times are in milliseconds."""
     assert block(encoding, Event("hello", type="t", id="ignored", retry=5, key="k")) == frame
 
 
@@ -71,7 +71,7 @@ def test_an_event_in_each_format(encoding: Encoding, frame: bytes) -> None:
     ],
 )
 def test_an_event_without_a_type_is_a_message(encoding: Encoding, frame: bytes) -> None:
-    """The format has no line for it; an envelope always says it."""
+    """It has no `event` line, and an envelope always has the type."""
     assert block(encoding, Event("hello")) == frame
 
 
@@ -84,8 +84,8 @@ def test_an_event_without_a_type_is_a_message(encoding: Encoding, frame: bytes) 
         ('"é"', '"é"'.encode()),
     ],
 )
-def test_published_json_is_embedded_as_it_was_written(value: str, embedded: bytes) -> None:
-    """No number loses a digit, no key its place, and nothing is quoted twice."""
+def test_published_json_is_embedded_unchanged(value: str, embedded: bytes) -> None:
+    """Numbers keep their digits and keys their order, and nothing is quoted twice."""
     event = Event(value, json=True)
     body = (
         b'{"channel":"news","id":"0123abcd-7","event":"message","data":'
@@ -98,13 +98,13 @@ def test_published_json_is_embedded_as_it_was_written(value: str, embedded: byte
 
 
 def test_text_that_looks_like_json_stays_text() -> None:
-    """What the publisher called text is a string in the envelope."""
+    """The publisher sent text, so it is a string in the envelope."""
     assert json.loads(block(NDJSON, Event('{"a":1}')))["data"] == '{"a":1}'
     assert json.loads(block(NDJSON, Event('{"a":1}', json=True)))["data"] == {"a": 1}
 
 
-def test_line_ends_are_kept_where_the_format_can_say_them() -> None:
-    """SSE has one line end; an envelope has them all."""
+def test_line_ends_are_kept_where_the_format_allows() -> None:
+    """SSE has one kind, an envelope all of them."""
     event = Event("a\r\nb\rc\nd")
     assert block(TEXT, event) == b"data: a\ndata: b\ndata: c\ndata: d\nid: 0123abcd-7\n\n"
     body = (
@@ -125,7 +125,7 @@ def test_line_ends_are_kept_where_the_format_can_say_them() -> None:
     ],
 )
 def test_json_of_several_lines_is_one_line_of_ndjson(value: str, line: bytes) -> None:
-    """A program may publish indented JSON; in JSON a raw line end is never part of a string."""
+    """A publisher may send indented JSON. A raw line end is never part of a JSON string."""
     event = Event(value, json=True)
     body = (
         b'{"channel":"news","id":"0123abcd-7","event":"message","data":' + line + b',"time":1700000000.124}'
@@ -135,8 +135,8 @@ def test_json_of_several_lines_is_one_line_of_ndjson(value: str, line: bytes) ->
     assert json.loads(body)["data"] == json.loads(value)
 
 
-def test_the_servers_own_event_is_as_text_in_json_and_an_envelope_in_ndjson() -> None:
-    """It came on no channel: `null`; its data is JSON already."""
+def test_a_system_event_in_each_format() -> None:
+    """It has no channel, which is `null`. Its data is JSON in NDJSON too."""
     frame = b'event: $reset\ndata: {"reason": "slow", "channels": ["a"], "missed": 2}\nid: 0123abcd-7\n\n'
     assert block(TEXT, RESET, None) == block(JSON, RESET, None) == frame
     assert block(NDJSON, RESET, None) == (
@@ -159,7 +159,7 @@ def test_an_event_may_have_no_id(encoding: Encoding, frame: bytes) -> None:
 
 
 def test_a_heartbeat_is_a_comment_or_an_empty_line() -> None:
-    """No subscriber takes either for an event."""
+    """Clients take neither for an event."""
     assert [encoding.heartbeat for encoding in BARE] == [b": \n", b": \n", b"\n"]
     assert [encoding.heartbeat for encoding in CHUNKED] == [
         b"3\r\n: \n\r\n",
@@ -168,7 +168,7 @@ def test_a_heartbeat_is_a_comment_or_an_empty_line() -> None:
     ]
 
 
-def test_a_block_of_the_servers_own_is_of_no_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_block_has_no_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a text block in both text formats, and an envelope with the current time in NDJSON."""
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
     block = b"event: $heartbeat\ndata: {}\nid: 0123abcd-7\n\n"
@@ -187,7 +187,7 @@ def test_a_block_of_the_servers_own_is_of_no_channel(monkeypatch: pytest.MonkeyP
 
 
 def test_a_heartbeat_event_moves_the_cursor() -> None:
-    """It has data: Firefox and others take no id from a block without."""
+    """It has data: Firefox and others ignore the id of a block without."""
     decoder = Decoder()
     assert decoder.feed(own_block(TEXT.format, HEARTBEAT_EVENT, "0123abcd-7")) == [
         Event("{}", type="$heartbeat", id="0123abcd-7")
@@ -195,8 +195,8 @@ def test_a_heartbeat_event_moves_the_cursor() -> None:
     assert decoder.last_event_id == "0123abcd-7"
 
 
-def test_a_stream_begins_with_a_comment_and_the_time_to_come_back() -> None:
-    """The opening completes that block. No reader of lines reconnects by itself, so none is told when to."""
+def test_a_stream_begins_with_a_comment_and_retry() -> None:
+    """`$open` completes that block. NDJSON has no retry, since its clients do not reconnect by themselves."""
     assert [encoding.format.preamble(2500) for encoding in BARE] == [
         b": \nretry: 2500\n",
         b": \nretry: 2500\n",
@@ -214,7 +214,7 @@ def test_a_stream_begins_with_a_comment_and_the_time_to_come_back() -> None:
         (86_400.0, b'{"heartbeat": 86400}'),
     ],
 )
-def test_the_opening_says_the_seconds_of_silence_to_expect(
+def test_the_open_event_has_the_interval_of_heartbeats(
     monkeypatch: pytest.MonkeyPatch, heartbeat: float, data: bytes
 ) -> None:
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
@@ -225,8 +225,8 @@ def test_the_opening_says_the_seconds_of_silence_to_expect(
     assert opening.reserved
 
 
-def test_what_a_format_says_of_itself() -> None:
-    """Its media type, its content type, and whether a block depends on the channel it is read on."""
+def test_the_properties_of_each_format() -> None:
+    """They are its media type, its content type, and whether a block depends on the channel."""
     assert [
         (format.content_type, format.content_type_header, format.names_channel)
         for format in (encoding.format for encoding in BARE)
@@ -237,7 +237,7 @@ def test_what_a_format_says_of_itself() -> None:
     ]
 
 
-def test_chunks_are_the_same_format_in_the_framing_of_http_1_1() -> None:
+def test_chunks_are_the_format_in_the_framing_of_http_1_1() -> None:
     for bare, chunked in zip(BARE, CHUNKED, strict=True):
         assert bare.format is chunked.format
         assert (bare.chunked, chunked.chunked) == (False, True)
@@ -252,14 +252,14 @@ def test_an_envelope_names_several_channels() -> None:
     )
 
 
-def test_a_time_is_given_in_milliseconds() -> None:
+def test_a_time_has_milliseconds() -> None:
     """Seconds since 1970, with three places."""
     for time, shown in [(0.0, 0.0), (1.0004, 1.0), (1.0006, 1.001), (1_700_000_000.9999, 1_700_000_001.0)]:
         assert json.loads(envelope(Event(""), id="i", channel="c", time=time))["time"] == shown
 
 
 @given(st.builds(Event, data=TEXTS, type=LINES), LINES.filter(lambda name: "," not in name))
-def test_an_envelope_says_exactly_what_was_published(event: Event, channel: str) -> None:
+def test_an_envelope_has_exactly_the_published_event(event: Event, channel: str) -> None:
     """Whatever the text, a line of NDJSON is one line, and reads back as what went in."""
     line = block(NDJSON, event, channel)
     assert line.count(b"\n") == 1
@@ -283,7 +283,7 @@ def test_an_envelope_says_exactly_what_was_published(event: Event, channel: str)
     )
 )
 def test_any_json_value_is_embedded_as_that_value(value: object) -> None:
-    """The reader of an envelope needs to decode it once."""
+    """A client decodes the envelope once."""
     compact = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     line = block(NDJSON, Event(compact, json=True))
     assert line.count(b"\n") == 1

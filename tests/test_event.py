@@ -1,4 +1,4 @@
-"""What an event may say."""
+"""Events: valid and invalid values."""
 
 import re
 
@@ -10,8 +10,8 @@ from sse_broadcast.event import LONGEST_RETRY, MAX_KEY, MAX_RETRY, OF_EVENT_SOUR
 
 @pytest.mark.parametrize("field", ["type", "id", "key"])
 @pytest.mark.parametrize(("name", "character"), [("NUL", "\0"), ("CR", "\r"), ("LF", "\n")])
-def test_a_line_takes_no_line_end_and_no_nul(field: str, name: str, character: str) -> None:
-    """A type, id or key that would break out of its line is refused, naming field and character."""
+def test_a_line_has_no_line_end_and_no_nul(field: str, name: str, character: str) -> None:
+    """The error of a type, id or key names the field and the character."""
     said = {"type": "event"}.get(field, field)
     with pytest.raises(EventError, match=f"^{said}: must not contain {name}: ") as raised:
         Event("x", **{field: f"a{character}b"})  # type: ignore[arg-type]
@@ -19,15 +19,15 @@ def test_a_line_takes_no_line_end_and_no_nul(field: str, name: str, character: s
 
 
 @pytest.mark.parametrize("field", ["data", "type", "id", "key"])
-def test_a_lone_surrogate_is_refused_wherever_it_stands(field: str) -> None:
-    """Text without a UTF-8 form cannot be sent, and is refused before anyone is sent anything."""
+def test_a_lone_surrogate_is_refused_in_every_field(field: str) -> None:
+    """It has no UTF-8 form, and is refused before any event is sent."""
     with pytest.raises(EventError, match=r"has a lone surrogate, '\\ud800', at character 2$"):
         Event(**{"data": "x", field: "ab\ud800"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("retry", [-1, MAX_RETRY + 1])
-def test_retry_is_bounded_as_browsers_bound_it(retry: int) -> None:
-    """A reconnection time that a browser could not keep is refused."""
+def test_retry_has_the_limits_of_browsers(retry: int) -> None:
+    """A browser could not keep another reconnection time."""
     with pytest.raises(EventError, match=f"^retry: must be 0 to 2147483647 milliseconds, not {retry}$"):
         Event("x", retry=retry)
 
@@ -50,23 +50,23 @@ def test_retry_is_bounded_as_browsers_bound_it(retry: int) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_text_is_refused(field: str, value: object, said: str) -> None:
-    """With its type, and what makes text of it if there is one way; the field is named as publishers do."""
+def test_a_value_that_is_no_text_is_refused(field: str, value: object, said: str) -> None:
+    """The error has its type, how to make text of it if possible, and the publisher's name of the field."""
     name = {"data": "message", "type": "event"}.get(field, field)
     with pytest.raises(TypeError, match=f"^{name}: must be text, not {re.escape(said)}$"):
         Event(**{"data": "x", field: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("field", "name"), [("data", "message"), ("type", "event")])
-def test_nothing_is_no_text_either(field: str, name: str) -> None:
-    """Only an id, a key and a time may be left out by None."""
+def test_none_is_no_text(field: str, name: str) -> None:
+    """Only an id, a key and a retry may be None."""
     with pytest.raises(TypeError, match=f"^{name}: must be text, not NoneType; json.dumps makes text of it$"):
         Event(**{"data": "x", field: None})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", ["data", "type", "id", "key"])
-def test_text_of_a_class_of_its_own_is_text(field: str) -> None:
-    """As templates make it (Django's SafeString, Jinja's Markup), and as enumerations have it."""
+def test_a_subclass_of_str_is_text(field: str) -> None:
+    """Template engines have them (SafeString of Django, Markup of Jinja), and so do enumerations."""
 
     class Markup(str):
         __slots__ = ()
@@ -81,27 +81,26 @@ def test_a_retry_is_a_whole_number(retry: object) -> None:
         Event("x", retry=retry)  # type: ignore[arg-type]
 
 
-def test_what_a_publisher_may_not_say_is_an_event_all_the_same() -> None:
-    """The server's own events, and a client's of another server, have such types and times."""
+def test_an_event_may_have_reserved_values() -> None:
+    """System events have such types and retries, and so have events of other servers."""
     assert Event("x", "open", retry=0).type == "open"
     assert sorted(OF_EVENT_SOURCE) == ["error", "open"]
     assert (SHORTEST_RETRY, LONGEST_RETRY) == (500, 3_600_000)
 
 
 @pytest.mark.parametrize("retry", [0, MAX_RETRY])
-def test_retry_takes_what_a_browser_keeps(retry: int) -> None:
+def test_retry_accepts_the_values_that_browsers_keep(retry: int) -> None:
     assert Event("x", retry=retry).retry == retry
 
 
 def test_an_empty_type_is_refused() -> None:
-    """An empty type means `message` to a browser, so it would not arrive as it was sent."""
+    """Browsers would dispatch it as `message`."""
     with pytest.raises(EventError, match=r"^event: must not be empty$"):
         Event("x", type="")
 
 
 @pytest.mark.parametrize("key", ["", "k" * (MAX_KEY + 1)])
 def test_a_key_is_1_to_128_characters(key: str) -> None:
-    """What is longer, or nothing at all, names no event to replace."""
     with pytest.raises(EventError, match=r"^key: must be 1 to 128 characters: ") as raised:
         Event("x", key=key)
     assert len(str(raised.value)) < 130
@@ -109,23 +108,23 @@ def test_a_key_is_1_to_128_characters(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["k", "k" * MAX_KEY, "\u20ac / \U0001f600"])
 def test_a_key_may_be_any_line(key: str) -> None:
-    """Spaces, slashes and emoji too: no client ever sees it."""
+    """Spaces, slashes and emoji are valid: clients never receive it."""
     assert Event("x", key=key).key == key
 
 
-def test_data_takes_any_other_text() -> None:
-    """NUL, line ends, a byte order mark and emoji are data like any other."""
+def test_data_may_be_any_other_text() -> None:
+    """It may have NUL, line ends, a byte order mark and emoji."""
     assert Event("\0\r\n\ufeff\U0001f600").data == "\0\r\n\ufeff\U0001f600"
 
 
-def test_an_event_says_no_more_than_it_was_given() -> None:
-    """A message without an id, a key or a time to reconnect after, whose data is text."""
+def test_an_event_has_only_its_given_fields() -> None:
+    """Without an id, a key and a retry it is a message whose data is text."""
     event = Event("x")
     assert (event.type, event.id, event.retry, event.key, event.json) == ("message", None, None, None, False)
 
 
-def test_an_event_is_a_value() -> None:
-    """What says the same is the same, and what was checked cannot be changed behind its back."""
+def test_an_event_is_an_immutable_value() -> None:
+    """Equal fields make equal events, and validated ones cannot change."""
     event = Event("x", key="k")
     assert event == Event("x", key="k")
     assert event != Event("x", key="l")
@@ -135,6 +134,6 @@ def test_an_event_is_a_value() -> None:
 
 
 def test_types_beginning_with_a_dollar_are_reserved() -> None:
-    """`$reset` and `$close` cannot be forged by a publisher."""
+    """A publisher cannot forge `$reset` and `$close`."""
     assert Event("x", type="$reset").reserved
     assert not Event("x", type="us$").reserved

@@ -1,4 +1,4 @@
-"""fail2ban's own judgement of the filter that is shipped, over lines that a real server has logged."""
+"""The shipped fail2ban filter, on lines that a real server has logged."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ async def ask(serving: Serving, method: str, path: str, *headers: str) -> int:
 
 
 async def lines_of(programs: Programs, form: str, tmp_path: Path) -> str:
-    """Return what a server logs of requests that are refused, each for another client, and of others."""
+    """Return the log of a server for refused requests of several clients, and for accepted ones."""
     token = tmp_path / "token"
     token.write_text("a-token-that-nobody-knows")
     serving = await programs.serve(
@@ -41,7 +41,7 @@ async def lines_of(programs: Programs, form: str, tmp_path: Path) -> str:
     statuses = [
         await ask(serving, "POST", "/send", "X-Forwarded-For: 192.0.2.1"),
         await ask(serving, "POST", "/send", "X-Forwarded-For: 192.0.2.2", "Authorization: Bearer wrong"),
-        # A path that says what a line of the log would, of somebody else.
+        # A path with the text of a log line about another client.
         await ask(
             serving, "POST", "/x%20refused%20192.0.2.99:%20401%20GET%20/", "X-Forwarded-For: 192.0.2.3"
         ),
@@ -54,7 +54,7 @@ async def lines_of(programs: Programs, form: str, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-async def test_fail2ban_finds_who_was_refused(
+async def test_fail2ban_finds_the_refused_clients(
     programs: Programs, program: Program, tmp_path: Path, form: str
 ) -> None:
     log = tmp_path / "log"

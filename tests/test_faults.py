@@ -1,4 +1,4 @@
-"""A process that is stopped for a while, and a date that is set while it serves: nobody loses anything."""
+"""A stopped process and a changed date: no event is lost."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ DAY = 86_400
 
 @pytest.fixture
 async def clients() -> AsyncIterator[list[RawClient]]:
-    """Sockets that are closed when the test ends."""
+    """Return a list of sockets to close when the test ends."""
     opened: list[RawClient] = []
     yield opened
     for client in opened:
@@ -37,9 +37,7 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
-async def test_a_process_that_is_stopped_goes_on_where_it_was(
-    programs: Programs, clients: list[RawClient]
-) -> None:
+async def test_a_stopped_process_continues(programs: Programs, clients: list[RawClient]) -> None:
     serving = await programs.serve("--heartbeat", "0.05", "--write-timeout", "0.05")
     reader, publisher = await connect(serving, clients), await connect(serving, clients)
     await reader.subscribe()
@@ -62,7 +60,7 @@ async def test_a_process_that_is_stopped_goes_on_where_it_was(
 
 
 class Date:
-    """What a process takes for the date: ours, and so many seconds more. Nothing else of its time is set."""
+    """The date of a process, shifted by a number of seconds. No other clock is."""
 
     def __init__(self, folder: Path, library: Path) -> None:
         self._file = folder / "date"
@@ -89,7 +87,7 @@ def date(tmp_path: Path, program: Program) -> Date:
 async def test_setting_the_date_loses_nothing(
     programs: Programs, clients: list[RawClient], date: Date
 ) -> None:
-    """Whoever comes back has missed nothing, a used key publishes nothing more, and times are by the date."""
+    """Subscribers resume without a loss, a used idempotency key publishes nothing, and times change."""
     settings = ("--history-age", "60", "--idempotency-window", "60")
     serving = await programs.serve(*settings, env=date.env)
     publisher = await connect(serving, clients)

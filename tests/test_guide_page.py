@@ -1,4 +1,4 @@
-"""docs/guide.md: followed step by step, to live updates of a visitor's own channel in a browser."""
+"""docs/guide.md: followed step by step, to live updates of each visitor's own channel in a browser."""
 
 import asyncio
 import ipaddress
@@ -41,15 +41,14 @@ PAID = 'paid: {"order":17}'
 programs = pytest.fixture(process.programs)
 
 
-def test_no_block_is_left_out() -> None:
-    """Each has a name, by which a test below runs it."""
+def test_every_block_has_a_test() -> None:
     here = Path(__file__).read_text()
     assert all(block.name for block in GUIDE.every_block)
     assert {name for name in BLOCKS if f'"{name}"' not in here} == set()
 
 
-def test_it_installs_as_the_readme_does() -> None:
-    """By the same command, which tests/test_readme.py runs in a fresh clone."""
+def test_the_guide_installs_as_the_readme_does() -> None:
+    """tests/test_readme.py runs the same command in a fresh clone."""
     assert README.blocks["serve"].code.startswith(f"{INSTALLS.strip()} && ")
 
 
@@ -136,7 +135,7 @@ http://:{port} {{
 
 @dataclass(slots=True)
 class Shop:
-    """The guide's site: server, back end and proxy, each in a process of its own."""
+    """The guide's site: server, back end and proxy, each in its own process."""
 
     programs: Programs
     program: Program
@@ -149,12 +148,12 @@ class Shop:
 
     @property
     def url(self) -> str:
-        """Where visitors reach the site."""
+        """Return the URL of the site for visitors."""
         return f"http://127.0.0.1:{self.site}"
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What step 2 puts into the environment."""
+        """Return the environment of step 2."""
         return {"SSE_BROADCAST_TOKEN": (self.folder / "token").read_text().strip()}
 
     async def serve(self) -> None:
@@ -165,19 +164,19 @@ class Shop:
         assert await serving_at(self.server) == f"http://127.0.0.1:{self.port}"
 
     async def kill(self) -> None:
-        """Kill the server, and wait until nothing listens at its port."""
+        """Kill the server, and wait until its port is closed."""
         assert self.server is not None
         self.server.signal_all(signal.SIGKILL)
         await until(lambda: not is_listening(self.port))
 
     async def run(self, name: str, **env: str) -> Ended:
-        """Run a block of the shell to its end."""
+        """Run a block of shell commands."""
         code = BLOCKS[name].at(self.port).replace("https://shop.example", self.url)
         command = f"{BLOCKS['environment'].code}{code}"
         return await (await bash(self.programs, command, self.port, folder=self.folder, env=env)).ended()
 
     async def start_back_end(self, kind: str, changes: Mapping[str, str]) -> None:
-        """Start what hands out tokens and the page, with the token of step 2."""
+        """Start the back end, which issues tokens and serves the page, with the token of step 2."""
         token = replaced(BACK_ENDS[kind].at(self.port), changes)
         if kind == "php":
             (self.folder / "live-token.php").write_text(token)
@@ -193,7 +192,7 @@ class Shop:
         await until(lambda: is_listening(self.back_end))
 
     async def start_proxy(self, kind: str) -> None:
-        """Start a web server with the site, into whose file the lines of step 4 are pasted."""
+        """Start a web server with the site, and with the lines of step 4 in its configuration."""
         pasted = replaced(BLOCKS[kind].code, {"127.0.0.1:8000": f"127.0.0.1:{self.port}"})
         pasted = pasted.replace("/var/log/nginx/", f"{self.folder}/")
         around = {"folder": self.folder, "port": self.site, "back_end": self.back_end, "pasted": pasted}
@@ -211,14 +210,14 @@ class Shop:
         await until(lambda: is_listening(self.site))
 
     async def status(self) -> dict[str, Any]:
-        """Return what the server has counted."""
+        """Return the counters of the server."""
         token = self.environment["SSE_BROADCAST_TOKEN"]
         async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
             answer: dict[str, Any] = (await client.get(f"http://127.0.0.1:{self.port}/status")).json()
             return answer
 
     async def until(self, condition: Callable[[dict[str, Any]], bool]) -> None:
-        """Wait for what the server counts."""
+        """Wait for a counter of the server."""
         async with asyncio.timeout(60):
             while not condition(await self.status()):
                 await asyncio.sleep(0.01)
@@ -239,7 +238,7 @@ async def opened(
     proxy: str = "nginx",
     token: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Shop]:
-    """Follow the guide up to step 4; with other words in the back end's code, maybe."""
+    """Follow the guide up to step 4, optionally with replaced text in the back end's code."""
     for name in ("curl", "openssl"):
         program(name)
     shop = Shop(programs, program, folder)
@@ -253,7 +252,7 @@ async def opened(
 
 
 async def visit(browser: Browser, shop: Shop, user: int, changes: Mapping[str, str] | None = None) -> Page:
-    """Log in, and open the page of step 3; its clock goes when a test says so, and by itself."""
+    """Log in, and open the page of step 3. The test controls its clock, which also runs by itself."""
     (shop.folder / "page.html").write_text(replaced(BLOCKS["page"].code, changes or {}))
     tab = await (await browser.new_context()).new_page()
     await tab.clock.install()
@@ -264,7 +263,7 @@ async def visit(browser: Browser, shop: Shop, user: int, changes: Mapping[str, s
 
 
 async def shows(tab: Page, *lines: str) -> None:
-    """Wait until the page has so many lines, and compare them all."""
+    """Wait until the page has as many lines as expected, and compare all of them."""
     await tab.wait_for_function(f"document.querySelectorAll('li').length >= {len(lines)}")
     assert await tab.locator("li").all_inner_texts() == list(lines)
 
@@ -272,10 +271,10 @@ async def shows(tab: Page, *lines: str) -> None:
 @pytest.mark.parametrize(
     ("back_end", "proxy"), [("php", "nginx"), ("django", "nginx"), ("php", "caddy")], ids=str
 )
-async def test_each_visitor_sees_its_own_channel_and_renews_its_token(
+async def test_each_visitor_gets_its_own_channel_and_renews_its_token(
     back_end: str, proxy: str, programs: Programs, program: Program, tmp_path: Path
 ) -> None:
-    """Live, and across a renewal of the token before it expires: nothing is lost and nothing comes twice."""
+    """Events are live over a renewal before the expiry: none is lost or comes twice."""
     async with (
         opened(programs, program, tmp_path, back_end=back_end, proxy=proxy) as shop,
         chromium(program) as browser,
@@ -293,10 +292,10 @@ async def test_each_visitor_sees_its_own_channel_and_renews_its_token(
         assert (await shop.status())["closed"].get("expired", 0) == 0
 
 
-async def test_a_page_that_slept_renews_its_token_when_it_expired(
+async def test_a_page_that_slept_renews_its_expired_token(
     programs: Programs, program: Program, tmp_path: Path
 ) -> None:
-    """The stream ends with `$close`, `expired`, and what was published meanwhile arrives."""
+    """The stream ends with `$close`, `expired`. Events published meanwhile arrive."""
     short = {'"lifetime" => 600': '"lifetime" => 2'}
     asleep = {"visitor.seconds * 0.8": "visitor.seconds * 1000", "CLOSED) again(3)": "CLOSED) void 0"}
     async with (
@@ -309,10 +308,8 @@ async def test_a_page_that_slept_renews_its_token_when_it_expired(
         await shows(tab, PAID)
 
 
-async def test_a_page_survives_a_server_that_is_killed(
-    programs: Programs, program: Program, tmp_path: Path
-) -> None:
-    """The proxy says 502, at which the EventSource ends; the page comes back with a new token."""
+async def test_a_page_survives_a_killed_server(programs: Programs, program: Program, tmp_path: Path) -> None:
+    """The proxy's 502 stops the EventSource. The page reconnects with a new token."""
     soon = {"return again(3)": "return again(0.05)", "CLOSED) again(3)": "CLOSED) again(0.05)"}
     async with opened(programs, program, tmp_path) as shop, chromium(program) as browser:
         tab = await visit(browser, shop, 7, soon)
@@ -327,10 +324,10 @@ async def test_a_page_survives_a_server_that_is_killed(
         await shows(tab, PAID, reset, PAID)
 
 
-async def test_nobody_gets_a_token_who_is_not_logged_in(
+async def test_a_visitor_without_login_gets_no_token(
     programs: Programs, program: Program, tmp_path: Path
 ) -> None:
-    """Of either back end: 403."""
+    """Both back ends respond with 403."""
     for back_end in ("php", "django"):
         folder = tmp_path / back_end
         folder.mkdir()
@@ -341,8 +338,8 @@ async def test_nobody_gets_a_token_who_is_not_logged_in(
             assert (await client.get(f"{shop.url}/live-token")).status_code == 403
 
 
-async def test_strangers_reach_nothing_else(programs: Programs, program: Program, tmp_path: Path) -> None:
-    """What step 6 says, and no token is in a log."""
+async def test_the_proxy_exposes_nothing_else(programs: Programs, program: Program, tmp_path: Path) -> None:
+    """It is as step 6 says, and no token is in a log."""
     async with opened(programs, program, tmp_path) as shop, httpx.AsyncClient(base_url=shop.url) as client:
         await client.get("/login?user=8")
         answer = await client.get("/live-token")
@@ -358,7 +355,7 @@ async def test_strangers_reach_nothing_else(programs: Programs, program: Program
 
 
 async def test_a_back_end_may_sign_tokens_itself(serve: Serve, tmp_path: Path) -> None:
-    """With the key that the server reads; for one channel, for ten minutes, and revocable."""
+    """The server has its key. The token is for one channel and ten minutes, and can be revoked."""
     key = tmp_path / "key"
     key.write_text("a-secret-of-at-least-thirty-two-bytes")
     server = await serve(jwt_key_file=str(key), token="a-token-of-the-back-end")
@@ -381,7 +378,7 @@ async def test_a_back_end_may_sign_tokens_itself(serve: Serve, tmp_path: Path) -
 
 
 async def test_the_commands_for_systemd_install_the_units(programs: Programs, tmp_path: Path) -> None:
-    """In another root; what systemd says of the units is in tests/test_systemd.py."""
+    """They run in another root. tests/test_systemd.py checks the units with systemd."""
     install, *rest = BLOCKS["systemd"].code.splitlines(keepends=True)
     prefix = "python3 -m venv /opt/sse-broadcast && /opt/sse-broadcast/bin/pip install "
     assert install.strip() == f"{prefix}{INSTALLS.strip().partition('pip install ')[2]}"
@@ -405,8 +402,8 @@ async def test_the_commands_for_systemd_install_the_units(programs: Programs, tm
     assert load({}, environ=environment).config.trusted_proxies == ("127.0.0.1",)
 
 
-def test_the_compose_file_says_what_it_seems_to_say() -> None:
-    """Its gateway is believed, its port is this machine's alone, and the server knows each variable."""
+def test_the_compose_file_has_the_described_services() -> None:
+    """Its gateway is trusted, its port is on loopback only, and the server knows each variable."""
     document = yaml.safe_load(BLOCKS["compose"].code)
     (server,) = document["services"].values()
     environment = {name: str(value) for name, value in server["environment"].items()}

@@ -1,4 +1,4 @@
-"""docs/http-api.md: its blocks are run, and its tables are what the code has."""
+"""docs/http-api.md: its blocks run, and its tables agree with the code."""
 
 import json
 import re
@@ -24,25 +24,23 @@ BLOCKS = PAGE.blocks
 programs = pytest.fixture(process.programs)
 
 
-def test_no_block_is_left_out() -> None:
-    """Each has a name, by which a test below runs it."""
+def test_every_block_has_a_test() -> None:
     here = Path(__file__).read_text()
     assert all(block.name for block in PAGE.every_block)
     assert {name for name in BLOCKS if f'BLOCKS["{name}"]' not in here} == set()
 
 
-async def test_curl_asks_for_the_status(serve: Serve, programs: Programs, program: Program) -> None:
-    """And gets it."""
+async def test_curl_gets_the_status(serve: Serve, programs: Programs, program: Program) -> None:
     program("curl")
     server = await serve()
     asking = await bash(programs, BLOCKS["status"].at(server.port), server.port)
     assert (await asking.ended()).out.startswith(b'{"connected_clients":0,"published":0,')
 
 
-async def test_channels_are_followed_by_name_and_pattern(
+async def test_channels_are_subscribed_by_name_and_pattern(
     serve: Serve, programs: Programs, program: Program
 ) -> None:
-    """The envelope says where each event came from; one for two channels comes once."""
+    """The envelope has the channel. An event in two channels comes once."""
     program("curl")
     server = await serve()
     reader = await bash(programs, BLOCKS["follow"].at(server.port), server.port)
@@ -61,8 +59,8 @@ async def test_channels_are_followed_by_name_and_pattern(
     assert answers.endswith(f'{state}\n{{"channels":[{state}],"next":null}}\n'.encode())
 
 
-async def test_a_reader_begins_at_a_cursor(serve: Serve, programs: Programs, program: Program) -> None:
-    """Right after it, or at the newest."""
+async def test_a_subscription_begins_at_a_cursor(serve: Serve, programs: Programs, program: Program) -> None:
+    """It begins right after it, or at the newest event."""
     program("curl")
     server = await serve()
     ended = await (await bash(programs, BLOCKS["resume"].at(server.port), server.port)).ended()
@@ -70,8 +68,8 @@ async def test_a_reader_begins_at_a_cursor(serve: Serve, programs: Programs, pro
     assert ended.out.count(b"\n\ndata: published meanwhile\nid: ") == 2
 
 
-async def test_many_are_published(serve: Serve, programs: Programs, program: Program) -> None:
-    """A batch, a stream of lines, and one that is sent twice and published once."""
+async def test_many_events_are_published(serve: Serve, programs: Programs, program: Program) -> None:
+    """They are a batch, a stream of lines, and one that is sent twice and published once."""
     program("curl")
     server = await serve()
     answers = (await (await bash(programs, BLOCKS["many"].at(server.port), server.port)).ended()).out
@@ -81,10 +79,10 @@ async def test_many_are_published(serve: Serve, programs: Programs, program: Pro
     assert first == again
 
 
-async def test_callers_have_what_they_were_given(
+async def test_callers_have_their_grants(
     serve: Serve, programs: Programs, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The back end publishes and makes a token, which is good for its one channel until it is revoked."""
+    """The back end publishes, and issues a token for one channel that works until it is revoked."""
     program("curl")
     secret = "a-token-of-the-shop-s-own"
     monkeypatch.setenv("SHOP_TOKEN", secret)
@@ -103,8 +101,8 @@ async def test_callers_have_what_they_were_given(
     assert json.loads(refused) == {"title": "Unauthorized", "status": 401, "detail": "token: was revoked"}
 
 
-async def test_the_news_of_a_loss_is_as_shown(serve: Serve, connect: Connect) -> None:
-    """But for the epoch and the position."""
+async def test_a_reset_has_the_shown_form(serve: Serve, connect: Connect) -> None:
+    """The epoch and the position differ."""
     server = await serve(history_size=1)
     before = server.broadcaster.cursor
     for number in range(3):
@@ -116,8 +114,8 @@ async def test_the_news_of_a_loss_is_as_shown(serve: Serve, connect: Connect) ->
     assert f"\n{shown}\nevent: $open\n".encode() in await reader.chunk()
 
 
-async def test_a_stream_is_as_shown(server: Server, connect: Connect) -> None:
-    """But for the epoch, the positions and the time to reconnect."""
+async def test_a_stream_has_the_shown_form(server: Server, connect: Connect) -> None:
+    """The epoch, the positions and the reconnection time differ."""
     for _ in range(1041):
         await server.broadcaster.broadcast("before")
     reader = await connect(server)
@@ -130,12 +128,12 @@ async def test_a_stream_is_as_shown(server: Server, connect: Connect) -> None:
 
 
 def rows(section: str) -> list[str]:
-    """Return what stands in the first column of the tables of a section."""
+    """Return the first column of the tables of a section."""
     return re.findall(r"^\| (`.*?) \|", PAGE.section(section), re.MULTILINE)
 
 
 async def test_every_path_and_method_is_in_the_table(server: Server, connect: Connect) -> None:
-    """As the API describes itself; HEAD and OPTIONS are said nowhere."""
+    """They are those of the OpenAPI document without HEAD and OPTIONS."""
     _, body = await (await connect(server)).ask("GET", "/openapi.json")
     document = json.loads(body)
     described = {
@@ -153,7 +151,7 @@ async def test_every_path_and_method_is_in_the_table(server: Server, connect: Co
 
 
 def test_every_reason_is_in_its_table() -> None:
-    """Of a loss, and of an end; some of a refusal are of an end too."""
+    """They are the reasons of `$reset`, of `$close` and of refusals."""
     tables = PAGE.section("What a stream contains")
     losses, _, ends = tables.partition("| reason of a `$close` |")
     reasons = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""How deep JSON is nested."""
+"""The nesting depth of JSON."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ def nested(depth: int) -> bytes:
 
 
 @given(value=VALUES, plain=st.booleans())
-def test_depth_is_that_of_the_value(*, value: Any, plain: bool) -> None:
+def test_the_depth_is_that_of_the_value(*, value: Any, plain: bool) -> None:
     data = json.dumps(value, ensure_ascii=plain).encode()
     with pytest.MonkeyPatch.context() as patch:
         for most in range(6):
@@ -38,24 +38,24 @@ def test_depth_is_that_of_the_value(*, value: Any, plain: bool) -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 1, MAX_DEPTH])
-def test_what_is_as_deep_as_it_may_be_is_not_too_deep(depth: int) -> None:
+def test_the_maximum_depth_is_accepted(depth: int) -> None:
     assert not is_too_deep(nested(depth))
     assert not is_too_deep(b"[" + b",".join([nested(max(depth - 1, 0))] * 50) + b"]")
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 2000, 100_000])
-def test_what_is_deeper_is_too_deep(depth: int) -> None:
+def test_one_more_level_is_too_deep(depth: int) -> None:
     assert is_too_deep(nested(depth))
     assert is_too_deep(b'{"a":"' + b"]" * depth + b'","b":' + nested(depth) + b"}")
     assert is_too_deep(b'["]",' * depth + b"1" + b"]" * depth)
 
 
 @pytest.mark.parametrize("data", [b"", b'"', b"]" * 100, b"[" * 64, b"\\", b'"\\', b"\xff" * 100])
-def test_what_is_no_json_has_some_depth(data: bytes) -> None:
+def test_malformed_json_has_some_depth(data: bytes) -> None:
     assert not is_too_deep(data)
 
 
-def test_the_item_that_is_too_deep_is_found() -> None:
+def test_the_item_beyond_the_depth_is_found() -> None:
     deep = b'{"data":%b}' % nested(MAX_DEPTH + 1)
     others = [b'{"message":"]}["}', b'{"data":{"a":[[]]}}']
     assert first_deep_item(b"[%b]" % b",".join([deep, *others])) == 1

@@ -18,15 +18,13 @@ BLOCKS = PAGE.blocks
 programs = pytest.fixture(process.programs)
 
 
-def test_no_block_is_left_out() -> None:
-    """The one that there is has a name, and is run below."""
+def test_every_block_has_a_test() -> None:
     here = Path(__file__).read_text()
     assert all(block.name for block in PAGE.every_block)
     assert {name for name in BLOCKS if f'BLOCKS["{name}"]' not in here} == set()
 
 
 async def test_the_library_program_runs(programs: Programs) -> None:
-    """As it stands."""
     program = await programs.start(sys.executable, "-c", BLOCKS["library"].code)
     ended = await program.ended()
     assert (ended.code, ended.err) == (0, b"")
@@ -34,7 +32,7 @@ async def test_the_library_program_runs(programs: Programs) -> None:
 
 
 async def test_the_mounted_application_serves(programs: Programs) -> None:
-    """The other half of that program: its application, under a runner of aiohttp's."""
+    """It is the other half of that program, under a runner of aiohttp."""
     names: dict[str, Any] = {}
     exec(BLOCKS["library"].code.replace("asyncio.run(in_process())", ""), names)
     runner = web.AppRunner(names["application"]())

@@ -19,7 +19,7 @@ async def test_the_module_is_the_command(programs: Programs) -> None:
     assert await module.ended() == await programs.run("--version") == Ended(0, VERSION)
 
 
-async def test_the_module_tells_usage_by_its_own_name(programs: Programs) -> None:
+async def test_usage_of_the_module_has_its_own_name(programs: Programs) -> None:
     module = await programs.start(sys.executable, "-m", "sse_broadcast", "status", "--nope")
     assert await module.ended() == Ended(
         2,

@@ -1,4 +1,4 @@
-"""The counters."""
+"""Counters."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 from sse_broadcast.metrics import SECONDS, Counts, Distribution, Metrics, SubscriberKind, Timeout
 
 
-def test_each_verb_counts_its_own() -> None:
+def test_each_method_changes_its_own_counter() -> None:
     metrics = Metrics()
     metrics.published(3)
     metrics.published(0)
@@ -41,11 +41,11 @@ def test_each_verb_counts_its_own() -> None:
         counts.opened = 5  # type: ignore[misc]
 
 
-def test_nothing_was_counted_at_first() -> None:
+def test_counters_begin_at_zero() -> None:
     assert Metrics().counts() == Counts(0, 0, {}, {}, {}, 0, {})
 
 
-def test_refusals_of_requests_and_of_connections_are_told_together() -> None:
+def test_refused_requests_and_connections_share_a_counter() -> None:
     metrics = Metrics()
     metrics.refused("full")
     metrics.refused_request(429, "publish")
@@ -54,7 +54,7 @@ def test_refusals_of_requests_and_of_connections_are_told_together() -> None:
     assert metrics.refused_requests == {("publish", "429"): 1, ("subscribe", "429"): 1}
 
 
-def test_who_is_open_came_and_did_not_go() -> None:
+def test_the_open_streams_are_those_opened_and_not_closed() -> None:
     metrics = Metrics()
     for kind in (SubscriberKind.HTTP, SubscriberKind.HTTP, SubscriberKind.HTTP, SubscriberKind.STREAM):
         metrics.opened(kind)
@@ -63,7 +63,7 @@ def test_who_is_open_came_and_did_not_go() -> None:
     assert (metrics.open(SubscriberKind.HTTP), metrics.open(SubscriberKind.STREAM)) == (1, 1)
 
 
-def test_what_is_written_is_counted_apart_from_what_is_taken() -> None:
+def test_written_and_accepted_bytes_are_counted_separately() -> None:
     metrics = Metrics()
     metrics.wrote(3, 100)
     metrics.wrote(0, 2)
@@ -72,16 +72,16 @@ def test_what_is_written_is_counted_apart_from_what_is_taken() -> None:
     assert metrics.bytes_written == 102
 
 
-def test_a_publish_of_nothing_is_none() -> None:
-    """As one that an idempotency key kept from being published again."""
+def test_an_empty_publish_is_not_counted() -> None:
+    """An idempotency key may have prevented a second publish."""
     metrics = Metrics()
     metrics.published(0)
     metrics.published(3)
     assert (metrics.publishes, metrics.events_published) == (1, 3)
 
 
-def test_channels_are_counted_by_name_only_where_they_are_looked_at() -> None:
-    """And go on from where they were, as long as they are."""
+def test_channels_have_counters_only_if_selected() -> None:
+    """The counters go on while the channel stays selected."""
     metrics = Metrics(("a", "b"))
     metrics.published_in(("a", "b", "c"))
     assert metrics.channels == {"a": 1, "b": 1}
@@ -90,14 +90,14 @@ def test_channels_are_counted_by_name_only_where_they_are_looked_at() -> None:
     assert metrics.channels == {"b": 2, "c": 1}
 
 
-def test_a_slice_that_stops_is_counted_as_one_and_as_that() -> None:
+def test_a_slice_cut_short_counts_as_a_slice_and_as_cut_short() -> None:
     metrics = Metrics()
     metrics.walked(interrupted=True)
     metrics.walked(interrupted=False)
     assert (metrics.slices, metrics.interruptions) == (2, 1)
 
 
-def test_the_rest_is_counted_where_it_belongs() -> None:
+def test_other_counters() -> None:
     metrics = Metrics()
     metrics.beat()
     metrics.timed_out(Timeout.FULL)
@@ -116,8 +116,8 @@ def test_the_rest_is_counted_where_it_belongs() -> None:
     assert metrics.log_lines_unwritten == 4
 
 
-def test_a_distribution_counts_under_the_least_bound_that_holds() -> None:
-    """A bound is in its own bucket, and beyond the last is infinity."""
+def test_a_value_counts_under_the_lowest_bound_that_holds() -> None:
+    """A value equal to a bound is within it. Beyond the last bound is infinity."""
     distribution = Distribution((1, 10))
     for value in (0, 1, 2, 10, 11):
         distribution.observe(value)
@@ -126,6 +126,6 @@ def test_a_distribution_counts_under_the_least_bound_that_holds() -> None:
     assert (distribution.count, distribution.total) == (8, 39)
 
 
-def test_the_bounds_are_in_order() -> None:
-    """By which alone a value is found its bucket."""
+def test_the_bounds_are_sorted() -> None:
+    """The bucket of a value is found by bisection."""
     assert list(SECONDS) == sorted(set(SECONDS))

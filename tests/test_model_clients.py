@@ -1,4 +1,4 @@
-"""Every kind of client, cut at every byte of every kind of stream: nothing is lost untold, or repeated."""
+"""Models of all kinds of clients, cut at every byte: no loss without a `$reset`, and no repetition."""
 
 import copy
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ PUBLISHED = [
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a stream said, from its opening to its end, to a client that brought this id."""
+    """The bytes of a stream, from its first frames to its end, for a client with this last id."""
 
     server: Server
     data: bytes
@@ -53,13 +53,13 @@ class Recording:
 
     @property
     def opening(self) -> int:
-        """How many bytes there are before the subscriber has a cursor."""
+        """Return the number of bytes before the subscriber has a cursor."""
         mark = self.data.index(b"event: $open")
         return self.data.index(b"\n\n", mark) + 2
 
 
 class Answers:
-    """What a server answers to clients that come back: asked once, since its history stands still."""
+    """The responses to clients that reconnect, cached since the history does not change."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -67,7 +67,7 @@ class Answers:
         self._shown: dict[Request, list[Shown]] = {}
 
     async def shown_to(self, client: Standard) -> list[Shown]:
-        """Return what is shown to a client that comes back, up to the last event."""
+        """Return the events of a client that reconnects, up to the last one."""
         request = client.again()
         if request not in self._shown:
             again = type(client)(client.last_id)
@@ -81,7 +81,7 @@ class Answers:
             async with stream(self._server, headers=headers, query=request.query) as client:
                 body = await up_to(client, "$open")
                 brings_cursor = bool(headers) or "lastEventId" in request.query
-                # Nothing of the past comes to one without a cursor, or with one that is not known.
+                # A client without a cursor, or with an unknown one, gets none of the past.
                 if brings_cursor and not any(reason in body for reason in (b'"unknown"', b'"epoch"')):
                     body += await up_to(client, AFTER)
                 self._known[request] = body
@@ -99,7 +99,7 @@ async def stream(server: Server, *, headers: str = "", query: str = "") -> Async
 
 
 async def up_to(client: RawClient, text: str) -> bytes:
-    """Return what a stream says up to the block that has this text in it."""
+    """Return a stream's bytes up to the block with this text."""
     body = b""
     while text.encode() not in body:
         body += await client.chunk()
@@ -107,7 +107,7 @@ async def up_to(client: RawClient, text: str) -> bytes:
 
 
 async def record(server: Server, *, brought: str) -> bytes:
-    """Return all that a stream says of what is published, a heartbeat that moves the cursor, and its end."""
+    """Return the bytes of a stream with published events, a heartbeat that moves the cursor, and the end."""
     headers = f"Last-Event-ID: {brought}\r\n" if brought else ""
     async with stream(server, headers=headers, query="heartbeat=event") as client:
         body = await up_to(client, "$open")
@@ -145,15 +145,15 @@ async def recording(request: pytest.FixtureRequest, serve: Serve) -> Recording:
 
 
 def published(shown: list[Shown]) -> list[Shown]:
-    """Return what is neither the server's own nor from before the recording began."""
+    """Return the published events since the recording began, without system events."""
     return [each for each in shown if not (each.type.startswith("$") or each.data.startswith(BEFORE))]
 
 
 EXPECTED = [*(Shown(event.type, event.data) for event in PUBLISHED), Shown("message", AFTER)]
 
 
-def test_ids_of_blocks_stand_last(recording: Recording) -> None:
-    """Every block has data and an id, which is its last line; comments stand at the beginning alone."""
+def test_the_id_of_a_block_is_last(recording: Recording) -> None:
+    """Every block has data and an id as its last line. Comments are at the beginning only."""
     preamble, _, rest = recording.data.partition(b"event: $")
     assert preamble.startswith(b": \nretry: ")
     for block in (b"event: $" + rest).removesuffix(b"\n\n").split(b"\n\n"):
@@ -163,8 +163,8 @@ def test_ids_of_blocks_stand_last(recording: Recording) -> None:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-async def test_a_cut_anywhere_loses_nothing_untold(recording: Recording, name: str) -> None:
-    """What came before the cut and what comes behind it are together all that was published, each once."""
+async def test_a_cut_at_any_byte_loses_nothing_without_a_reset(recording: Recording, name: str) -> None:
+    """Events before and after the cut are together all published ones, each once."""
     answers, client = Answers(recording.server), CLIENTS[name](recording.brought)
     wrong: dict[int, list[Shown]] = {}
     for place, _ in enumerate(recording.data):
@@ -174,14 +174,14 @@ async def test_a_cut_anywhere_loses_nothing_untold(recording: Recording, name: s
                 wrong[place] = shown
         client.feed(recording.data[place : place + 1])
     if name == AsItPasses.__name__:
-        # The one fault that no server can mend: the id has passed, and the event is not shown yet.
+        # The one client error that no server can prevent: the id was taken before the event is complete.
         assert sorted(wrong) == inside_ids(recording)
     else:
         assert wrong == {}
 
 
 def inside_ids(recording: Recording) -> list[int]:
-    """Return the places between the line of an id and the blank line behind it, of published events."""
+    """Return the offsets between the id line and the blank line of published events."""
     places, start = [], recording.opening
     while (end := recording.data.find(b"\n\n", start)) >= 0:
         if not recording.data[start:].startswith((b"event: $", f"data: {BEFORE}".encode())):
@@ -190,8 +190,8 @@ def inside_ids(recording: Recording) -> list[int]:
     return places
 
 
-async def test_a_clean_end_anywhere_loses_nothing_untold(recording: Recording) -> None:
-    """Of one that takes half a block for a whole one: some is shown twice or in half, and nothing is lost."""
+async def test_a_clean_end_at_any_byte_loses_nothing_without_a_reset(recording: Recording) -> None:
+    """Clients that take half a block for a whole one repeat events or show half of one, and lose none."""
     answers, whole = Answers(recording.server), ShowsHalves(recording.brought)
     for place, _ in enumerate(recording.data):
         client = copy.deepcopy(whole)
@@ -209,7 +209,7 @@ async def test_a_clean_end_anywhere_loses_nothing_untold(recording: Recording) -
 
 @pytest.mark.parametrize("brought", ["", "0123abcd-7", "order-7"])
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_refusal_takes_no_cursor_away(name: str, brought: str) -> None:
+def test_a_refusal_keeps_the_cursor(name: str, brought: str) -> None:
     _, block = refused_stream(RefusalReason.FULL, brought=brought)
     client = CLIENTS[name](brought)
     for place, _ in enumerate(block):
@@ -218,8 +218,8 @@ def test_a_refusal_takes_no_cursor_away(name: str, brought: str) -> None:
     assert client.shown == [Shown("$close", '{"reason": "full"}')]
 
 
-async def test_requests_reads_utf_8(server: Server) -> None:
-    """Since the header says so; as Latin-1 a line would end at U+0085."""
+async def test_requests_decodes_utf8(server: Server) -> None:
+    """The header has the charset. In Latin-1 a line would end at U+0085."""
     client = await RawClient.open(server.port)
     head = (await client.subscribe(path="/events/a")).decode()
     content_type = head.partition("Content-Type: ")[2].partition("\r\n")[0]
@@ -231,8 +231,8 @@ async def test_requests_reads_utf_8(server: Server) -> None:
     client.close()
 
 
-async def test_an_hour_of_silence_is_no_too_long_block() -> None:
-    """Comments of four seconds for an hour, held by clients that wait for a blank line."""
+async def test_an_hour_of_heartbeats_makes_no_long_block() -> None:
+    """Clients that buffer comments until a blank line get one every four seconds for an hour."""
     client = HoldsBlocks()
     client.feed(b": \n" * (3600 // 3))
     client.feed(b"event: $heartbeat\ndata: {}\nid: e-1\n\n")

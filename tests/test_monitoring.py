@@ -1,4 +1,4 @@
-"""What the documents tell of metrics: the table, the dashboard, the alert rules."""
+"""Documents about metrics: table, dashboard and alert rules."""
 
 import json
 import re
@@ -42,7 +42,7 @@ async def families() -> list[Metric]:
 
 
 async def samples() -> set[str]:
-    """Return the names of all samples that there can be."""
+    """Return the names of all possible samples."""
     return {family.name + suffix for family in await families() for suffix in SUFFIXES[family.type]}
 
 
@@ -66,14 +66,14 @@ def expressions() -> Iterator[str]:
             yield target["expr"]
 
 
-async def test_every_metric_that_is_asked_for_exists() -> None:
+async def test_every_used_metric_exists() -> None:
     known = await samples()
     asked = [*expressions(), ALERTS]
     assert {name for text in asked for name in NAME.findall(text)} - known == set()
 
 
-async def test_the_dashboard_shows_every_metric() -> None:
-    """What is counted and looked at by nobody would be counted for nothing."""
+async def test_the_dashboard_has_every_metric() -> None:
+    """A metric without a panel would be of no use."""
     shown = {name for text in expressions() for name in NAME.findall(text)}
     for family in await families():
         if family.name.startswith(PREFIX):
@@ -81,7 +81,7 @@ async def test_the_dashboard_shows_every_metric() -> None:
 
 
 def test_the_expressions_of_the_dashboard_are_promql(program: Program, tmp_path: Path) -> None:
-    """As Prometheus itself reads them, once Grafana has put in what it puts in."""
+    """Prometheus parses them after Grafana's variables are replaced."""
     rules = tmp_path / "rules.json"
     filled = [
         each.replace("$__rate_interval", "5m").replace("$job", "j").replace("$instance", ".*")
@@ -99,11 +99,11 @@ def promtool(program: Program, *arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_rules_are_rules(program: Program) -> None:
+def test_the_rules_are_valid(program: Program) -> None:
     promtool(program, "check", "rules", DOCS / "alerts.yaml")
 
 
-def test_every_alert_fires_for_its_cause_and_not_without(program: Program) -> None:
+def test_every_alert_fires_for_its_cause_only(program: Program) -> None:
     promtool(program, "test", "rules", DOCS / "alerts.test.yaml")
     alerts = re.findall(r"- alert: (\w+)", ALERTS)
     assert len(alerts) > 10
@@ -114,8 +114,8 @@ def test_every_alert_fires_for_its_cause_and_not_without(program: Program) -> No
 
 
 @pytest.mark.parametrize("alert", re.findall(r"- alert: (\w+)", ALERTS))
-def test_every_alert_says_what_to_do(alert: str) -> None:
-    """Where it is, what it is, and what helps, at three in the morning."""
+def test_every_alert_has_instructions(alert: str) -> None:
+    """They are the instance, the problem and the remedy."""
     rule = ALERTS.partition(f"- alert: {alert}\n")[2].partition("- alert:")[0]
     assert re.search(r"severity: (page|warn)\b", rule)
     assert "summary: " in rule

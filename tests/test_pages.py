@@ -1,4 +1,4 @@
-"""What holds for every page of the documentation: its links, contents and blocks; and for `.github`."""
+"""Rules for every page of the documentation, and for `.github`: links, contents and blocks."""
 
 import re
 import subprocess
@@ -26,10 +26,10 @@ LONG = 100
 """Lines of a page that needs a list of its contents."""
 
 WITHOUT_CONTENTS = {
-    "README.md",  # read from its beginning to its end
+    "README.md",  # It is read from its beginning to its end.
     "CHANGELOG.md",
-    "docs/guarantees.md",  # its questions are its contents
-    "benchmarks/README.md",  # its table is
+    "docs/guarantees.md",  # Its questions are its contents.
+    "benchmarks/README.md",  # Its table is.
 }
 
 UNRUN = {
@@ -43,8 +43,7 @@ UNRUN = {
 
 
 @pytest.mark.parametrize("each", PAGES, ids=PATHS)
-def test_links_lead_somewhere(each: Page) -> None:
-    """To a file that there is, and to a heading in it."""
+def test_links_lead_to_an_existing_file_and_heading(each: Page) -> None:
     for link in each.links:
         if re.match(r"https?://", link):
             continue
@@ -56,8 +55,8 @@ def test_links_lead_somewhere(each: Page) -> None:
 
 
 @pytest.mark.parametrize("each", PAGES, ids=PATHS)
-def test_a_long_page_has_a_list_of_its_contents(each: Page) -> None:
-    """Its sections, in their order, before the first of them."""
+def test_a_long_page_has_a_table_of_contents(each: Page) -> None:
+    """It has the sections in order, before the first of them."""
     if each.path in WITHOUT_CONTENTS or each.text.count("\n") <= LONG:
         return
     before = each.text.partition("\n## ")[0]
@@ -70,7 +69,7 @@ def test_a_long_page_has_a_list_of_its_contents(each: Page) -> None:
     "each", [each for each in PAGES if each.path not in UNRUN], ids=lambda each: each.path
 )
 def test_every_block_is_run(each: Page) -> None:
-    """By a test that names it."""
+    """The test names it."""
     tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     for block in each.every_block:
         assert block.name, block.code
@@ -78,15 +77,15 @@ def test_every_block_is_run(each: Page) -> None:
 
 
 def test_the_index_has_every_page() -> None:
-    """But itself; what is in a folder of its own is told by that folder's page."""
+    """It leaves out itself. A folder has a page for its files."""
     index = page("docs/README.md")
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages <= set(index.links)
     assert "deploy/README.md" in index.links
 
 
-def test_the_changelog_tells_of_this_version() -> None:
-    """By Keep a Changelog: its date, or, before it is released, that it will be."""
+def test_the_changelog_has_this_version() -> None:
+    """By Keep a Changelog it has a date, or is unreleased."""
     changelog = page("CHANGELOG.md")
     version = sse_broadcast.__version__
     released = re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog.text, re.MULTILINE)
@@ -96,14 +95,13 @@ def test_the_changelog_tells_of_this_version() -> None:
 
 
 def test_the_authors_are_those_of_the_license() -> None:
-    """One name in both."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (name,) = re.findall(r"^Copyright \(c\) \d{4} (.+)$", (ROOT / "LICENSE").read_text(), re.MULTILINE)
     assert project["authors"] == [{"name": name}]
 
 
-def test_the_sdist_has_what_its_tests_need() -> None:
-    """All that git has but its own files and the lock files."""
+def test_the_sdist_has_the_files_of_its_tests() -> None:
+    """It has all files of git except git's own and the lock files."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     included = {name.strip("/") for name in build["sdist"]["include"]}
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -111,14 +109,14 @@ def test_the_sdist_has_what_its_tests_need() -> None:
     assert included == top
 
 
-def test_contributors_set_up_as_the_readme_does() -> None:
-    """The test command without the tests."""
+def test_contributors_install_as_in_the_readme() -> None:
+    """It is the test command without the tests."""
     setup = CONTRIBUTING.blocks["setup"].code.strip()
     assert page("README.md").blocks["test"].code.startswith(f"{setup} && ")
 
 
-def test_contributors_run_what_there_is() -> None:
-    """Files that there are, and the commands of .ci/run."""
+def test_contributors_run_existing_files() -> None:
+    """They are those of .ci/run."""
     commands = CONTRIBUTING.blocks["tests"].code
     files = set(re.findall(r"tests/[\w/]+\.py", commands))
     assert files
@@ -130,8 +128,8 @@ def test_contributors_run_what_there_is() -> None:
     )
 
 
-def test_contributors_are_told_of_every_folder() -> None:
-    """And each path that is named is there."""
+def test_the_contributing_page_has_every_folder() -> None:
+    """Each path on it exists."""
     table = CONTRIBUTING.section("How the code is laid out")
     told = set(re.findall(r"`(\w+(?:/\w+)?)/`", table))
     folders = {str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")} - {"."}
@@ -151,8 +149,8 @@ def test_contributors_are_told_of_every_folder() -> None:
         ("vendor.github-issue-config", ["ISSUE_TEMPLATE/config.yml"]),
     ],
 )
-def test_github_takes_its_files(schema: str, names: list[str]) -> None:
-    """By its own schemas."""
+def test_the_files_for_github_are_valid(schema: str, names: list[str]) -> None:
+    """They are checked with GitHub's own schemas."""
     files = [str(ROOT / ".github" / name) for name in names]
     command = [str(Path(SCRIPTS, "check-jsonschema")), "--builtin-schema", schema, *files]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -160,7 +158,7 @@ def test_github_takes_its_files(schema: str, names: list[str]) -> None:
 
 
 def test_the_workflow_runs_everything() -> None:
-    """On the oldest Python that is promised, and a newer one."""
+    """It uses the oldest supported Python and a newer one."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     (job,) = workflow["jobs"].values()
     assert job["steps"][-1] == {"run": ".ci/run"}

@@ -1,4 +1,4 @@
-"""What is in `docs/deploy` for reverse proxies, with the real ones between a server and its clients."""
+"""The proxy configurations of `docs/deploy`, with the real proxies between a server and its clients."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ IMPATIENT = {
     "haproxy": {"timeout server 180s": f"timeout server {IDLE}s"},
     "apache2": {"ProxyTimeout 180": f"ProxyTimeout {IDLE}"},
     "lighttpd": {'"read-timeout" => 180': f'"read-timeout" => {IDLE}'},
-    # It counts by the seconds of the clock, so that one may last for no time at all.
+    # It measures in whole seconds of the clock, so that one may take no time at all.
     "squid": {"read_timeout 180 seconds": f"read_timeout {2 * IDLE} seconds"},
     "h2o": {"proxy.timeout.io: 180000": f"proxy.timeout.io: {IDLE * 1000}"},
 }
@@ -76,7 +76,7 @@ fronts = pytest.fixture(front_support.fronts)
 
 
 @EACH_HTTP
-async def test_an_event_is_read_before_the_next_is_published(
+async def test_an_event_arrives_before_the_next_is_published(
     serve: Serve, fronts: Fronts, kind: Kind, *, http2: bool
 ) -> None:
     server = await serve(**SETTINGS)
@@ -91,8 +91,8 @@ async def test_an_event_is_read_before_the_next_is_published(
 
 
 @EACH
-async def test_a_line_is_read_before_the_next_is_published(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """NDJSON too, which no proxy knows for a stream."""
+async def test_a_line_arrives_before_the_next_is_published(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """No proxy knows that NDJSON is streamed."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     headers = {"Accept": "application/x-ndjson"}
@@ -119,7 +119,7 @@ async def test_nothing_is_compressed(serve: Serve, fronts: Fronts, kind: Kind) -
 async def wait_at_all(
     serve: Serve, fronts: Fronts, wait: Callable[[Reader], Awaitable[None]], **settings: Any
 ) -> Server:
-    """Wait for something of a stream through each kind of proxy, all impatient, and return their server."""
+    """Wait for a stage of a stream through each kind of proxy with a short time-out. Return the server."""
     server = await serve(**SETTINGS, **settings)
 
     async def wait_at(kind: Kind) -> None:
@@ -136,7 +136,7 @@ async def wait_at_all(
 
 
 async def test_a_stream_outlives_the_timeout_of_its_proxy(serve: Serve, fronts: Fronts) -> None:
-    """Twice, by heartbeats alone."""
+    """It lasts twice as long, with heartbeats only."""
 
     async def hear_heartbeats(reader: Reader) -> None:
         begun = asyncio.get_running_loop().time()
@@ -148,14 +148,14 @@ async def test_a_stream_outlives_the_timeout_of_its_proxy(serve: Serve, fronts: 
 
 
 async def test_a_proxy_cuts_a_stream_without_heartbeats(serve: Serve, fronts: Fronts) -> None:
-    """Which is what its timeout is for: a server that is gone says nothing either."""
+    """A dead server does not send any."""
     server = await wait_at_all(serve, fronts, Reader.end, heartbeat=3600)
     await until(lambda: server.broadcaster.client_count == 0)
 
 
 @EACH
-async def test_a_reader_that_leaves_is_let_go(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """At once; by those that cannot, when its next heartbeats cannot be written."""
+async def test_a_client_that_leaves_is_released(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """It is at once, or when the proxy cannot write its next heartbeats."""
     server = await serve(**SETTINGS, heartbeat=3600 if kind.can.notices_leaving else 0.1)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front, http2=False) as client:
@@ -192,7 +192,7 @@ OF_THE_WAY = {
 
 
 async def said(client: httpx.AsyncClient, what: str) -> tuple[int, dict[str, str], bytes]:
-    """Return an answer: what it says of itself, and no more of what carries it."""
+    """Return a response without the headers of its transport."""
     method, path, headers, body = REQUESTS[what]
     answer = await client.request(method, path, headers=headers, content=body)
     told = {name: value for name, value in answer.headers.items() if name not in OF_THE_WAY}
@@ -200,7 +200,7 @@ async def said(client: httpx.AsyncClient, what: str) -> tuple[int, dict[str, str
 
 
 @EACH
-async def test_what_the_server_answers_is_what_comes_out(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+async def test_responses_of_the_server_are_unchanged(serve: Serve, fronts: Fronts, kind: Kind) -> None:
     server = await serve(**SETTINGS, cookie="visitor", cors_origins=(PAGE["Origin"],))
     front = await fronts.put(kind, server.port)
     async with httpx.AsyncClient(base_url=server.url) as direct, fronts.client(front) as client:
@@ -209,8 +209,8 @@ async def test_what_the_server_answers_is_what_comes_out(serve: Serve, fronts: F
 
 
 @EACH
-async def test_a_server_that_is_full_says_so_itself(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """Programs get its own 503, and when to come back; a browser a stream that tells it."""
+async def test_a_full_server_responds_itself(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Programs get its 503 with a wait, and browsers a refusal as a stream."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front) as client:
@@ -225,7 +225,7 @@ async def test_a_server_that_is_full_says_so_itself(serve: Serve, fronts: Fronts
 
 
 @EACH
-async def test_a_reader_goes_on_where_it_was(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+async def test_a_subscriber_resumes(serve: Serve, fronts: Fronts, kind: Kind) -> None:
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     first, *_ = [(await server.broadcaster.broadcast(str(number))).id for number in range(2)]
@@ -235,8 +235,8 @@ async def test_a_reader_goes_on_where_it_was(serve: Serve, fronts: Fronts, kind:
 
 
 @EACH
-async def test_the_address_of_a_client_is_told(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """The one that the proxy sees, whatever the client says of itself."""
+async def test_the_server_gets_the_address_of_the_client(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """It is the one that the proxy sees, whatever the client sends."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     made_up = {"X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7", "X-Real-IP": "192.0.2.7"}
@@ -248,8 +248,8 @@ async def test_the_address_of_a_client_is_told(serve: Serve, fronts: Fronts, kin
 
 
 @EACH
-async def test_a_client_of_a_proxy_is_not_of_this_machine(server: Server, fronts: Fronts, kind: Kind) -> None:
-    """Though the proxy is: of a server with nothing configured it gets streams alone."""
+async def test_a_client_of_a_local_proxy_is_not_local(server: Server, fronts: Fronts, kind: Kind) -> None:
+    """An unconfigured server gives it streams only."""
     front = await fronts.put(kind, server.port)
     async with fronts.client(front) as client:
         assert (await client.post("/send", content=b"x")).status_code == 401
@@ -259,7 +259,7 @@ async def test_a_client_of_a_proxy_is_not_of_this_machine(server: Server, fronts
 
 
 @EACH
-async def test_what_is_not_for_everyone_is_not_passed_on(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+async def test_private_endpoints_are_not_passed_on(serve: Serve, fronts: Fronts, kind: Kind) -> None:
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front) as client:
@@ -270,8 +270,8 @@ async def test_what_is_not_for_everyone_is_not_passed_on(serve: Serve, fronts: F
 
 
 @WITH_TLS
-async def test_who_comes_without_tls_is_sent_to_it(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """Before anything of the request is passed on."""
+async def test_a_request_without_tls_is_redirected(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Nothing of it is passed on before."""
     front = await fronts.put(kind, free_port())
     async with httpx.AsyncClient() as client:
         answer = await client.get(f"http://127.0.0.1:{front.place.plain_port}/events?a=b")
@@ -286,7 +286,7 @@ async def test_who_comes_without_tls_is_sent_to_it(serve: Serve, fronts: Fronts,
 async def test_lines_are_published_as_they_come(
     serve: Serve, fronts: Fronts, kind: Kind, *, http2: bool
 ) -> None:
-    """`?stream=1`: a line arrives before the next is written."""
+    """With `?stream=1` a line arrives before the next is written."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     lines: asyncio.Queue[bytes] = asyncio.Queue()
@@ -296,7 +296,7 @@ async def test_lines_are_published_as_they_come(
             yield line
 
     async with fronts.client(front, http2=http2) as client:
-        # As `curl -T -` does it: lighttpd takes a POST over HTTP/2 only with a Content-Length.
+        # As `curl -T -` does: lighttpd accepts a POST over HTTP/2 only with a Content-Length.
         sending = asyncio.create_task(client.put("/send?stream=1", content=body(), headers=BEARER))
         for number in range(1, 4):
             lines.put_nowait(b"a line\n")
@@ -329,8 +329,8 @@ BROUGHT = {
 
 
 @EACH
-async def test_while_the_server_is_away_a_reader_is_told_to_come_back(fronts: Fronts, kind: Kind) -> None:
-    """By the server's own refusal, with the id that it brought as its last line; not everyone at once."""
+async def test_without_the_server_a_subscriber_gets_a_refusal_as_a_stream(fronts: Fronts, kind: Kind) -> None:
+    """It is the server's form with the last id as its last line. Retry times have jitter."""
     front = await fronts.put(kind, free_port(), HASTY.get(kind.program))
     lists = {"k3f9-1, k3f9-1041": b"id: k3f9-1041\n"} if kind.can.reads_id_lists else {}
     retries = set()
@@ -345,8 +345,8 @@ async def test_while_the_server_is_away_a_reader_is_told_to_come_back(fronts: Fr
 
 
 @EACH
-async def test_while_the_server_is_away_a_page_may_read_that_it_is(fronts: Fronts, kind: Kind) -> None:
-    """A page of another origin too, and with its cookie. A program gets 503, and is told the same."""
+async def test_without_the_server_a_page_can_read_the_refusal(fronts: Fronts, kind: Kind) -> None:
+    """It may be of another origin and have a cookie. A program gets a 503."""
     front = await fronts.put(kind, free_port(), HASTY.get(kind.program))
     async with fronts.client(front) as client:
         told = {"cache-control": "no-store", "retry-after": "5"}
@@ -362,21 +362,19 @@ async def test_while_the_server_is_away_a_page_may_read_that_it_is(fronts: Front
         answer = await ask_for_stream(client, SSE)
         assert told.items() <= answer.headers.items()
         assert not origin.keys() & answer.headers.keys()
-        # Of a publish that cannot have happened some say so.
+        # Some of them say so for a publish that cannot have happened.
         answer = await client.post("/send", content=b"x", headers=BEARER)
         assert answer.status_code == kind.can.refused_publish
 
 
 @EACH
-async def test_a_publish_that_may_have_happened_is_not_said_to_have_failed(
-    fronts: Fronts, kind: Kind
-) -> None:
-    """502 is what our client takes for that, and 503 for a publish that may be sent again."""
+async def test_a_publish_that_may_have_happened_is_a_502(fronts: Fronts, kind: Kind) -> None:
+    """The client takes a 502 so, and a 503 for a publish that may be sent again."""
 
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"POST"):
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")  # to a probe
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")  # the response to a probe
 
     async with accepting(cut) as server:
         front = await fronts.put(kind, server.port, HASTY.get(kind.program))
@@ -386,7 +384,7 @@ async def test_a_publish_that_may_have_happened_is_not_said_to_have_failed(
 
 @EACH
 async def test_a_token_is_in_no_log_of_the_proxy(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """Of a stream that is served, one that is refused, and one for which the server is not there."""
+    """The stream is accepted, refused, or has no server."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port, HASTY.get(kind.program))
     path = f"/events/a?access_token={STATIC}"
@@ -397,14 +395,14 @@ async def test_a_token_is_in_no_log_of_the_proxy(serve: Serve, fronts: Fronts, k
         await server.stop()
         assert (await ask_for_stream(client, {}, path)).status_code in {502, 503}
         assert (await ask_for_stream(client, SSE, path)).status_code == 200
-    # Squid writes to files alone, and takes two seconds to stop.
+    # Squid writes to files only, and takes two seconds to stop.
     await (front.kill() if kind is SQUID else front.stop())
     assert front.said() != ""
     assert STATIC not in front.said()
 
 
 class Follower:
-    """Our own client, following a channel through a proxy; what it has seen."""
+    """The package's client, subscribed to a channel through a proxy, with the events it got."""
 
     def __init__(self, fronts: Fronts, front: Front) -> None:
         self.seen: list[str] = []
@@ -416,7 +414,7 @@ class Follower:
                 self.seen += [event.data for event in piece.events if event.type != "$open"]
 
     async def has(self, *data: str) -> None:
-        """Wait until it has seen so much, and nothing else."""
+        """Wait until it has got exactly these events."""
         await until(lambda: self._task.done() or len(self.seen) >= len(data))
         if self._task.done():
             self._task.result()
@@ -450,7 +448,7 @@ async def follow() -> AsyncIterator[Follow]:
         *(pytest.param(kind, "reloaded", id=f"{kind} reloaded") for kind in (NGINX, HAPROXY)),
     ],
 )
-async def test_a_client_goes_on_when_its_proxy_cuts_it(
+async def test_a_client_continues_when_its_proxy_cuts_it(
     serve: Serve, fronts: Fronts, follow: Follow, kind: Kind, how: str
 ) -> None:
     server = await serve(**SETTINGS, retry=100)
@@ -474,14 +472,14 @@ async def test_a_client_goes_on_when_its_proxy_cuts_it(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.can.reloads], ids=str)
-async def test_a_reload_leaves_streams_alone(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+async def test_a_reload_of_the_proxy_keeps_streams(serve: Serve, fronts: Fronts, kind: Kind) -> None:
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front, http2=False) as client, reading(client) as reader:
         await reader.block()
         for number in range(2):
             await front.reload()
-            # Over HTTP/2 an old process may tell it to connect again, as browsers do, but not this client.
+            # Over HTTP/2 an old process may send GOAWAY, on which browsers reconnect, but not this client.
             async with fronts.client(front, http2=False) as other, reading(other) as newcomer:
                 await newcomer.block()
                 await server.broadcaster.broadcast(str(number))
@@ -490,7 +488,7 @@ async def test_a_reload_leaves_streams_alone(serve: Serve, fronts: Fronts, kind:
     assert server.broadcaster.counts.opened == 3
 
 
-async def test_workers_of_nginx_go_when_their_streams_have_ended(serve: Serve, fronts: Fronts) -> None:
+async def test_workers_of_nginx_end_with_their_streams(serve: Serve, fronts: Fronts) -> None:
     server = await serve(**SETTINGS)
     front = await fronts.put(NGINX, server.port)
     async with fronts.client(front, http2=False) as client, reading(client) as reader:
@@ -500,8 +498,8 @@ async def test_workers_of_nginx_go_when_their_streams_have_ended(serve: Serve, f
     await until(lambda: NGINX.leaving(front) == set())
 
 
-async def test_caddy_would_not_stop_if_its_file_did_not_say_so(serve: Serve, fronts: Fronts) -> None:
-    """As long as there are streams, which go on although it listens no more."""
+async def test_caddy_needs_a_setting_to_stop(serve: Serve, fronts: Fronts) -> None:
+    """Without it it runs as long as there are streams, without listening."""
     server = await serve(**SETTINGS, heartbeat=0.1)
     front = await fronts.put(CADDY, server.port, {"grace_period 5s": ""})
     async with fronts.client(front, http2=False) as client, reading(client) as reader:
@@ -513,8 +511,8 @@ async def test_caddy_would_not_stop_if_its_file_did_not_say_so(serve: Serve, fro
     assert (await front.running.ended()).code == 0
 
 
-async def test_clients_go_on_when_the_server_was_away(fronts: Fronts, follow: Follow) -> None:
-    """The proxies are there all the time; a history that is gone is told."""
+async def test_clients_continue_after_an_outage_of_the_server(fronts: Fronts, follow: Follow) -> None:
+    """The proxies stay up. The lost history gives a `$reset`."""
     settings = {"retry": 100, "shutdown_timeout": 4, **SETTINGS}
     first = Server(Config(port=0, **settings))
     await first.start()

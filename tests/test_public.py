@@ -1,4 +1,4 @@
-"""The names the package promises."""
+"""The public names of the package."""
 
 import inspect
 
@@ -11,7 +11,7 @@ NAMES += ["ListenError", "Overflow", "Receipt", "Received", "Stream", "create_ap
 
 
 def test_the_public_names() -> None:
-    """A name that goes is a change users must be told of."""
+    """Removing one is a change for users."""
     assert sse_broadcast.__all__ == NAMES
     assert all(hasattr(sse_broadcast, name) for name in sse_broadcast.__all__)
 
@@ -47,7 +47,7 @@ def test_the_signatures_of_the_library() -> None:
 
 
 def test_the_fields_of_the_values() -> None:
-    """What programs read, and in what order they are made."""
+    """Programs read them, and create some of these by position."""
     fields = {
         kind.__name__: list(inspect.signature(kind).parameters)
         for kind in (

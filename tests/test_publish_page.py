@@ -1,4 +1,4 @@
-"""docs/publish.md: each example publishes to a real server, and fails where the server refuses it."""
+"""docs/publish.md: each example publishes to a real server, and fails when the server refuses it."""
 
 import os
 import subprocess
@@ -60,15 +60,14 @@ asyncio.run(ask())
 """
 
 
-def test_no_block_is_left_out() -> None:
-    """Each has a name, by which a test below runs it."""
+def test_every_block_has_a_test() -> None:
     here = Path(__file__).read_text()
     assert all(block.name for block in PAGE.every_block)
     assert {name for name in BLOCKS if f'"{name}"' not in here} == set()
 
 
 def test_every_language_is_in_the_contents() -> None:
-    """And has an example."""
+    """Each has an example."""
     languages = [title for level, title in PAGE.headings if level == 2]
     assert [f"[{each}](#{each.lower()})" in PAGE.text for each in languages] == [True] * len(languages)
     assert all("<!-- run: " in PAGE.section(each) for each in languages)
@@ -80,7 +79,7 @@ Run = Callable[[str, Path, int], Awaitable[Ended]]
 
 @pytest.fixture
 def run(programs: Programs, program: Program, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run an example as its user would: with the interpreter of its language, and the token of a server."""
+    """Run an example as its user would, with the interpreter of its language and a token of the server."""
 
     async def with_token(name: str, folder: Path, port: int, token: str = TOKEN) -> Ended:
         code = BLOCKS[name].at(port)
@@ -92,7 +91,7 @@ def run(programs: Programs, program: Program, tmp_path_factory: pytest.TempPathF
         (folder / file).write_text(code)
         path = sys.executable if name == "requests" else str(program(command))
         env = {**around, "SSE_BROADCAST_TOKEN": token, "HOME": str(folder)}
-        if name == "go":  # what takes seconds is no part of the publish
+        if name == "go":  # Several seconds of starting are no part of the publish.
             binary = folder / "publish"
             env["GOCACHE"] = str(tmp_path_factory.getbasetemp() / "go")
             subprocess.run(
@@ -116,12 +115,12 @@ COMMANDS: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
 EXAMPLES = [*COMMANDS, "curl", "shell"]
 
 
-@pytest.mark.timeout(300)  # Go compiles its standard library once
+@pytest.mark.timeout(300)  # Go compiles its standard library once.
 @pytest.mark.parametrize("name", EXAMPLES)
 async def test_an_example_publishes(
     name: str, run: Run, serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
-    """The event that the page names, and nothing is said on standard error."""
+    """It publishes the event of the page, and writes nothing to standard error."""
     server = await serve(token=TOKEN, anonymous_subscribe=("orders.*",))
     subscriber = await connect(server)
     await subscriber.subscribe(path="/events/orders.17")
@@ -131,7 +130,7 @@ async def test_an_example_publishes(
 
 
 async def received(subscriber: RawClient, server: Server) -> None:
-    """Read the one event that each example publishes."""
+    """Return the one event that each example publishes."""
     (event,) = await subscriber.events(1)
     assert (event.type, event.data) == (PAID.type, PAID.data)
     assert server.broadcaster.counts.published == 1
@@ -139,8 +138,8 @@ async def received(subscriber: RawClient, server: Server) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", EXAMPLES)
-async def test_an_example_that_is_refused_fails(name: str, run: Run, serve: Serve, tmp_path: Path) -> None:
-    """A back end that takes a refusal for a success publishes nothing, and does not know it."""
+async def test_a_refused_example_fails(name: str, run: Run, serve: Serve, tmp_path: Path) -> None:
+    """A back end must not take a refusal for a success."""
     server = await serve(token="another-token-entirely")
     ended = await run(name, tmp_path, server.port)
     assert ended.code != 0
@@ -150,7 +149,7 @@ async def test_an_example_that_is_refused_fails(name: str, run: Run, serve: Serv
 async def test_django_publishes_once_the_transaction_is_committed(
     programs: Programs, serve: Serve, connect: Connect
 ) -> None:
-    """With the session of the example before it. Not before the commit, and then at once."""
+    """The session is that of the example before. Nothing is published before the commit."""
     server = await serve(token=TOKEN, anonymous_subscribe=("orders.*",))
     subscriber = await connect(server)
     await subscriber.subscribe(path="/events/orders.17")
@@ -165,8 +164,8 @@ async def test_django_publishes_once_the_transaction_is_committed(
     await received(subscriber, server)
 
 
-async def test_django_survives_a_server_that_refuses(programs: Programs, serve: Serve) -> None:
-    """The order is paid all the same: the error is logged."""
+async def test_django_survives_a_refusal(programs: Programs, serve: Serve) -> None:
+    """The order is paid, and the error is logged."""
     server = await serve(token="another-token-entirely")
     session = BLOCKS["requests"].code.partition("event = ")[0]
     code = DJANGO + session + BLOCKS["django"].at(server.port) + ASKS_DJANGO
@@ -177,10 +176,10 @@ async def test_django_survives_a_server_that_refuses(programs: Programs, serve: 
     assert b"401 Client Error: Unauthorized" in ended.err
 
 
-async def test_fastapi_publishes_behind_its_response(
+async def test_fastapi_publishes_after_its_response(
     programs: Programs, serve: Serve, connect: Connect
 ) -> None:
-    """In the background."""
+    """It is a background task."""
     server = await serve(token=TOKEN, anonymous_subscribe=("orders.*",))
     subscriber = await connect(server)
     await subscriber.subscribe(path="/events/orders.17")
@@ -191,8 +190,8 @@ async def test_fastapi_publishes_behind_its_response(
     await received(subscriber, server)
 
 
-def test_the_readme_has_the_first_three() -> None:
-    """The same code, but for empty lines, and the same way to a token, which tests/test_readme.py runs."""
+def test_the_readme_has_the_first_three_examples() -> None:
+    """The code is the same except empty lines. tests/test_readme.py runs the way to a token."""
     exports = BLOCKS["environment"].code.strip()
     assert f"`{exports}`" in README.text
     for name in ("php", "requests", "django", "token"):

@@ -1,4 +1,4 @@
-"""Counts, as people say them."""
+"""Quantities: numbers with their noun."""
 
 import json
 import logging
@@ -13,13 +13,13 @@ def logged(message: str, count: Quantity) -> str:
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 events"), (1, "1 event"), (2, "2 events")])
-def test_one_is_one_and_all_else_are_many(number: int, text: str) -> None:
+def test_only_one_is_singular(number: int, text: str) -> None:
     count = Quantity(number, "event")
     assert (str(count), f"{count}", logged("%(count)s", count)) == (text, text, text)
 
 
-def test_a_count_is_a_number() -> None:
-    """Also where it is a fact of a line of the log."""
+def test_a_quantity_is_a_number() -> None:
+    """It is one as a field of a log line too."""
     count = Quantity(3, "event")
     assert (count, count + 1, f"{count:d}", logged("%(count)d", count)) == (3, 4, "3", "3")
     assert json.dumps({"count": count}) == '{"count": 3}'

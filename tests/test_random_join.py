@@ -1,8 +1,7 @@
-"""Nothing lost silently: readers that join, leave and resume at random while everyone publishes.
+"""Random joins: no silent loss for subscribers that join, leave and resume while publishers publish.
 
-What every reader saw is compared with what the history really held: the log filtered by its interest,
-from its cursor on, or one true `$reset` and all that came after the loss. That the comparison sees
-what it should is shown by servers that do one thing in a wrong order.
+Each subscriber's events are compared with the log filtered by its selector, from its cursor on, or from a
+correct `$reset` on. Servers that each do one thing in a wrong order show that the comparison finds errors.
 """
 
 import asyncio
@@ -71,7 +70,7 @@ def an_interest(rng: random.Random) -> Want:
 
 
 def a_cursor(rng: random.Random) -> Callable[[Ledger], tuple[str, str]]:
-    """Return how a reader begins: with nothing, a word, or an id in its header or its URL."""
+    """Return where a subscriber begins: with nothing, a keyword, or an id in its header or URL."""
     kind = rng.choice(("none", "none", "none", "earliest", "last", "1h", "own", "own", "named", "odd"))
     in_the_url = rng.random() < 0.5
     share = rng.random()
@@ -124,7 +123,7 @@ def plans(rng: random.Random, readers: int, publications: int) -> list[Plan]:
 
 
 class Publisher:
-    """One of those who publish: to random channels, one event or some, in any way there is."""
+    """A publisher to random channels, of one event or several, in any way there is."""
 
     def __init__(self, number: int, rng: random.Random, port: int, ledger: Ledger) -> None:
         self.sent: list[str] = []
@@ -135,12 +134,12 @@ class Publisher:
         self._ledger = ledger
 
     async def run(self, turns: Iterator[int]) -> None:
-        """Publish while there are turns, each answered before the next."""
+        """Publish a number of times, each after the response of the last."""
         client = await RawClient.open(self._port)
         try:
             for _ in turns:
                 await self._publish(client)
-                # Else some loops let publishers end before half of the readers have come.
+                # Otherwise some loops let publishers finish before half of the subscribers have come.
                 while len(self._ledger.arriving) > ARRIVING:
                     await asyncio.sleep(0)
         finally:
@@ -177,8 +176,8 @@ class Publisher:
         return event
 
 
-async def last_words(port: int, ledger: Ledger, count: int) -> None:
-    """Publish an event of each type to every channel; whoever sees those for it has come to its end."""
+async def final_events(port: int, ledger: Ledger, count: int) -> None:
+    """Publish an event of each type to every channel. A subscriber that gets its own has come to its end."""
     client = await RawClient.open(port)
     for kind in TYPES:
         path = f"/send/{','.join(CHANNELS)}?event={kind}&id={END}{count}-{kind}"
@@ -189,7 +188,7 @@ async def last_words(port: int, ledger: Ledger, count: int) -> None:
 async def scenario(
     ledger: Ledger, *, seed: int, readers: int, publications: int, settings: dict[str, Any]
 ) -> list[Reader]:
-    """Let everyone join, leave, resume and publish at random, up to the end."""
+    """Let subscribers join, leave and resume at random while publishers publish, up to the end."""
     rng = random.Random(seed)
     server = Server(Config(port=0, heartbeat=0.3, send_buffer=4096, shutdown_timeout=1, **settings))
     await server.start()
@@ -212,12 +211,12 @@ async def scenario(
 
 
 async def until_all_left(reading: Sequence[asyncio.Task[None]], port: int, ledger: Ledger) -> None:
-    """Say the last words, again for those who joined behind them, until all have left or are too late."""
+    """Publish the final events, again for later subscribers, until all have left or time is over."""
     rounds = itertools.count()
     deadline = asyncio.get_running_loop().time() + PATIENCE / 2
     pending = set(reading)
     while pending and asyncio.get_running_loop().time() < deadline:
-        await last_words(port, ledger, next(rounds))
+        await final_events(port, ledger, next(rounds))
         left, pending = await asyncio.wait(pending, timeout=ROUND)
         for task in left:
             task.result()
@@ -229,7 +228,7 @@ async def until_all_left(reading: Sequence[asyncio.Task[None]], port: int, ledge
 
 
 def require_answers_kept(publishers: Sequence[Publisher], ledger: Ledger) -> None:
-    """Each publisher's events stand in the order it published them, at the places it was answered."""
+    """Assert that each publisher's events are in its order, at the positions of its responses."""
     for number, publisher in enumerate(publishers):
         data = [each.event.data for each in ledger.published if each.event.data.startswith(f"{number}-")]
         assert data == publisher.sent
@@ -240,7 +239,7 @@ def require_answers_kept(publishers: Sequence[Publisher], ledger: Ledger) -> Non
 
 
 def wrong(everyone: Sequence[Reader]) -> list[WrongError]:
-    """Return what is wrong with what the readers saw, the first thing of each."""
+    """Return the first error in what each subscriber got."""
     found = []
     for reader in everyone:
         try:
@@ -251,7 +250,7 @@ def wrong(everyone: Sequence[Reader]) -> list[WrongError]:
 
 
 def require_nothing_wrong(everyone: Sequence[Reader]) -> None:
-    """Fail with the first few readers that saw something wrong, and what that was."""
+    """Fail with the first few subscribers that got something wrong, and the errors."""
     found = wrong(everyone)
     if found:
         few = "\n".join(str(error) for error in found[:5])
@@ -259,7 +258,7 @@ def require_nothing_wrong(everyone: Sequence[Reader]) -> None:
 
 
 def resets(everyone: Sequence[Reader]) -> list[str]:
-    """Return the reasons of all losses that the readers were told of."""
+    """Return the reasons of all resets that subscribers got."""
     return [
         json.loads(note.event.data)["reason"]
         for reader in everyone
@@ -278,10 +277,10 @@ LOOPS = pytest.mark.parametrize("loop", [EventLoop.ASYNCIO, EventLoop.UVLOOP])
 
 
 @LOOPS
-def test_every_reader_sees_the_log_from_its_cursor_on(
+def test_every_subscriber_gets_the_log_from_its_cursor_on(
     loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the history holds all there was, no reader misses, repeats or reorders anything, or is reset."""
+    """The history has all events: none is missing, repeated or out of order, and there is no `$reset`."""
     ledger = Ledger()
     ledger.keep(monkeypatch)
     everyone = run(
@@ -293,8 +292,8 @@ def test_every_reader_sees_the_log_from_its_cursor_on(
 
 
 @LOOPS
-def test_every_loss_is_told_once_and_truly(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short history loses things for many readers, and each is told of each loss, where it was."""
+def test_every_loss_is_reported_once_and_correctly(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short history loses events of many subscribers, and each gets one `$reset` per loss in its place."""
     ledger = Ledger()
     ledger.keep(monkeypatch)
     small_pages(monkeypatch)
@@ -306,16 +305,16 @@ def test_every_loss_is_told_once_and_truly(loop: EventLoop, monkeypatch: pytest.
 
 
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a replay take many pages, and many turns of the loop."""
+    """Let a replay take many pages, and many turns of the loop."""
     monkeypatch.setattr(dispatcher, "WRITE_LIMIT", 1024)
     monkeypatch.setattr(memory, "PAGE_SCAN_LIMIT", 16)
 
 
-# Servers that do one thing wrong.
+# Servers with one error each.
 
 
 class ReplayFirst(Replay):
-    """Replays up to where it began, and registers at whatever is the newest by then."""
+    """A replay that ends where it began, and registers at whatever position is the newest then."""
 
     __slots__ = ("_goal",)
 
@@ -360,7 +359,7 @@ def queues_what_the_replay_covers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class OnePageEarly(Replay):
-    """Is done as soon as one more page would do."""
+    """A replay that is done when one more page would do."""
 
     __slots__ = ()
 
@@ -419,7 +418,7 @@ def announces_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
 def change_pages(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[Sequence[Publication]], Sequence[Publication]]
 ) -> None:
-    """Let a replay give other publications than it takes."""
+    """Let a replay return other publications than it takes."""
     take = Replay.take
     monkeypatch.setattr(Replay, "take", lambda self, limit: change(take(self, limit)))
 
@@ -438,16 +437,16 @@ def change_opening(
     monkeypatch.setattr(Broadcaster, "first_frames", open_elsewhere)
 
 
-def tells_of_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def reports_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     change_pages(monkeypatch, lambda page: [each for each in page if not each.event.reserved])
     change_opening(monkeypatch, lambda _, start: replace(start, reset_reason=None))
 
 
-def tells_of_each_loss_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def reports_each_loss_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     change_pages(monkeypatch, lambda page: [each for each in page for _ in range(1 + each.event.reserved)])
 
 
-def tells_of_each_loss_again_behind_the_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+def reports_each_loss_again_after_the_opening(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = Broadcaster.connect
 
     def connect_with_news(
@@ -458,19 +457,19 @@ def tells_of_each_loss_again_behind_the_opening(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Broadcaster, "connect", connect_with_news)
 
 
-def opens_before_it_tells_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    tells_of_each_loss_again_behind_the_opening(monkeypatch)
+def opens_before_it_reports_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports_each_loss_again_after_the_opening(monkeypatch)
     change_opening(monkeypatch, lambda _, start: replace(start, reset_reason=None))
 
 
-def opens_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def opens_at_the_newest_position(monkeypatch: pytest.MonkeyPatch) -> None:
     def newest(here: Broadcaster, start: StartPoint) -> StartPoint:
         return replace(start, after=int(here.cursor.partition("-")[2]))
 
     change_opening(monkeypatch, newest)
 
 
-def closes_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def closes_at_the_newest_position(monkeypatch: pytest.MonkeyPatch) -> None:
     on_closed = Dispatcher.on_closed
 
     def close_there(self: Dispatcher, outbox: Outbox, reason: CloseReason) -> None:
@@ -480,7 +479,7 @@ def closes_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dispatcher, "on_closed", close_there)
 
 
-def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def resets_at_the_old_position(monkeypatch: pytest.MonkeyPatch) -> None:
     take, reset = Replay.take, system_events.reset_publication
     here = 0
 
@@ -507,7 +506,7 @@ def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Watermarks, "newest_loss", newest_loss)
 
 
-def gives_up_what_it_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def loses_events_of_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
     replay = MemoryBackend.replay
 
     def replay_up_to_the_newest(
@@ -530,36 +529,38 @@ WRONG_ORDERS: list[tuple[Break, dict[str, Any], Kind]] = [
     (announces_before_it_appends, LARGE, Kind.GAP),
     (announces_long_after_it_appends, LARGE, Kind.REPEAT),
     (announces_in_another_order, LARGE, Kind.GAP),
-    (tells_of_no_loss, SMALL, Kind.NO_RESET),
-    (tells_of_each_loss_twice, SMALL, Kind.SECOND_RESET),
-    (tells_of_each_loss_again_behind_the_opening, SMALL, Kind.SECOND_RESET),
-    (opens_before_it_tells_of_a_loss, SMALL, Kind.NO_RESET),
-    (opens_where_everyone_is, LARGE, Kind.BEGINNING),
-    (closes_where_everyone_is, {**LARGE, "queue_size": 2}, Kind.GAP),
-    (tells_of_it_where_the_reader_was, SMALL, Kind.UNTRUE_RESET),
+    (reports_no_loss, SMALL, Kind.NO_RESET),
+    (reports_each_loss_twice, SMALL, Kind.SECOND_RESET),
+    (reports_each_loss_again_after_the_opening, SMALL, Kind.SECOND_RESET),
+    (opens_before_it_reports_a_loss, SMALL, Kind.NO_RESET),
+    (opens_at_the_newest_position, LARGE, Kind.BEGINNING),
+    (closes_at_the_newest_position, {**LARGE, "queue_size": 2}, Kind.GAP),
+    (resets_at_the_old_position, SMALL, Kind.UNTRUE_RESET),
     (takes_the_loss_of_one_channel_for_that_of_all, SMALL, Kind.UNTRUE_RESET),
-    (gives_up_what_it_still_holds, SMALL, Kind.GAP),
+    (loses_events_of_the_history, SMALL, Kind.GAP),
 ]
 
 
 @pytest.mark.parametrize(
     ("break_it", "settings", "kind"), WRONG_ORDERS, ids=[case[0].__name__ for case in WRONG_ORDERS]
 )
-def test_a_server_that_does_it_in_a_wrong_order_is_found_out(
+def test_each_wrong_order_of_a_server_is_found(
     break_it: Break, settings: dict[str, Any], kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each wrong order that was ever thought of shows as what it is."""
+    """Every wrong order that was thought of gives its own errors."""
     ledger = Ledger()
     ledger.keep(monkeypatch)
     small_pages(monkeypatch)
-    monkeypatch.setattr(sys.modules[__name__], "ARRIVING", 1000)  # the more crowded, the sooner it shows
+    monkeypatch.setattr(
+        sys.modules[__name__], "ARRIVING", 1000
+    )  # With more subscribers the error shows sooner.
     break_it(monkeypatch)
     everyone = run(EventLoop.ASYNCIO, ledger, seed=3, readers=200, publications=400, settings=settings)
     assert kind in {error.kind for error in wrong(everyone)}
 
 
-def test_the_server_as_it_is_does_all_of_that_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What finds out the wrong ones has nothing to say of the right one, at the same size."""
+def test_the_real_server_has_none_of_these_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same checks find nothing, at the same size."""
     for settings in (LARGE, SMALL):
         with monkeypatch.context() as patched:
             ledger = Ledger()

@@ -1,4 +1,4 @@
-"""README.md: every block of code is run, as a reader would run it."""
+"""README.md: every block of code runs as a user would run it."""
 
 import os
 import re
@@ -29,18 +29,17 @@ BLOCKS = README.blocks
 programs = pytest.fixture(process.programs)
 
 
-def test_no_block_is_left_out() -> None:
-    """A block that nothing runs is a promise that nothing keeps."""
+def test_every_block_has_a_test() -> None:
     here = Path(__file__).read_text()
     run_elsewhere = {
-        *("php", "requests", "django"),  # by test_publish_page, which has the same
+        *("php", "requests", "django"),  # test_publish_page runs it: both have the same.
     }
     assert all(block.name for block in README.every_block)
     assert {name for name in BLOCKS if f'BLOCKS["{name}"]' not in here} == run_elsewhere
 
 
 def copy_of_the_repository(folder: Path) -> Path:
-    """Return what a clone would have: the files git knows, or would take, as they are now."""
+    """Return a copy as a clone would be: the files that git tracks or would add."""
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True,
@@ -53,8 +52,8 @@ def copy_of_the_repository(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(300)
-async def test_the_first_command_sets_up_and_serves(programs: Programs, tmp_path: Path) -> None:
-    """On a machine that has Python and nothing else: a fresh copy, the command, a server."""
+async def test_the_first_command_installs_and_serves(programs: Programs, tmp_path: Path) -> None:
+    """Only Python is installed: a fresh copy, the command, a server."""
     clone = copy_of_the_repository(tmp_path)
     python3 = tmp_path / "path" / "python3"
     python3.parent.mkdir()
@@ -70,7 +69,7 @@ async def test_the_first_command_sets_up_and_serves(programs: Programs, tmp_path
 
 
 async def test_curl_subscribes_and_publishes(serve: Serve, programs: Programs, program: Program) -> None:
-    """What the one terminal sends the other shows, in order."""
+    """The first terminal shows in order what the second sends."""
     program("curl")
     server = await serve()
     reader = await bash(programs, BLOCKS["subscribe"].at(server.port), server.port)
@@ -91,7 +90,7 @@ async def test_curl_subscribes_and_publishes(serve: Serve, programs: Programs, p
 
 
 def description(clone: Path) -> str:
-    """Return what an index would show of the package that was installed in a clone."""
+    """Return the description that a package index would show, from the package installed in a clone."""
     said = "from importlib.metadata import metadata; print(metadata('sse-broadcast').get_payload(), end='')"
     shown = subprocess.run(
         [clone / ".venv/bin/python", "-c", said], check=True, capture_output=True, text=True, cwd=clone
@@ -99,20 +98,20 @@ def description(clone: Path) -> str:
     return shown.stdout
 
 
-def test_links_into_the_repository_are_named_by_their_paths() -> None:
-    """So that they say where to look where they cannot be followed."""
+def test_links_into_the_repository_have_their_paths_as_text() -> None:
+    """They are readable where they cannot be followed."""
     links = re.findall(r"\[([^\]]+)\]\((?!https?://)([^)]+)\)", README.text)
     assert links
     assert [(text, target) for text, target in links if text != target] == []
 
 
 def readable_anywhere(text: str) -> str:
-    """Return the README with a path in the place of each link into the repository, which has no address."""
+    """Return the README with the path in place of each link into the repository."""
     return re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"`\1`", text)
 
 
 async def starts(programs: Programs, code: str, folder: Path = ROOT) -> tuple[Process, int]:
-    """Run a block that starts the server in a folder, at a free port, and return that."""
+    """Run a block that starts the server in a folder, at a free port, and return the port."""
     command = replaced(code, {".venv/bin/sse-broadcast serve": "exec sse-broadcast serve --port 0"})
     process = await bash(programs, f"exec 2>&1\n{command}", 0, folder=folder)
     url = await serving_at(process)
@@ -123,7 +122,7 @@ async def starts(programs: Programs, code: str, folder: Path = ROOT) -> tuple[Pr
 async def page_of_the_readme(
     programs: Programs, program: Program, folder: Path, port: int, own_port: int
 ) -> AsyncIterator[Page]:
-    """Serve the page in a folder by the README's own command, and show it in Chromium."""
+    """Serve the page in a folder by the README's own command, and open it in Chromium."""
     (command,) = re.findall(r"`(python3 -m http\.server 3000)`", README.text)
     (folder / "index.html").write_text(BLOCKS["page"].at(port))
     await bash(programs, f"exec {command.replace('3000', str(own_port))} 2>&1", 0, folder=folder)
@@ -137,7 +136,7 @@ async def page_of_the_readme(
 async def test_a_page_on_another_port_shows_events(
     programs: Programs, program: Program, tmp_path: Path
 ) -> None:
-    """The page and the commands of the README, in Chromium."""
+    """It is the README's page with its commands, in Chromium."""
     own_port = free_port()
     code = BLOCKS["origin"].code.replace("localhost:3000", f"localhost:{own_port}")
     server, port = await starts(programs, code)
@@ -152,17 +151,17 @@ async def test_a_page_on_another_port_shows_events(
     assert (await server.ended()).code == 0
 
 
-async def test_that_page_needs_its_origin_to_be_named(
+async def test_the_page_needs_its_origin_in_cors_origins(
     server: Server, programs: Programs, program: Program, tmp_path: Path
 ) -> None:
-    """Else its browser shows it nothing, and the EventSource ends."""
+    """Otherwise its browser shows nothing, and the EventSource stops."""
     async with page_of_the_readme(programs, program, tmp_path, server.port, free_port()) as tab:
         await tab.wait_for_function("source.readyState === EventSource.CLOSED")
     assert server.broadcaster.counts.opened == 0
 
 
 async def test_the_token_may_publish(programs: Programs, program: Program, tmp_path: Path) -> None:
-    """And whoever has none may only follow orders. Nobody else on the machine can read it."""
+    """Others may only subscribe to orders. No other user of the machine can read the token."""
     program("openssl")
     server, port = await starts(programs, BLOCKS["token"].code, tmp_path)
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
@@ -181,13 +180,13 @@ async def test_the_token_may_publish(programs: Programs, program: Program, tmp_p
 
 
 def test_ci_runs_the_test_command() -> None:
-    """The one a reader copies."""
+    """It is the README's."""
     script = f"source <(sed -n '/^readme()/,/^}}/p' {shlex.quote(str(ROOT / '.ci/run'))}); readme test"
     shown = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
     assert shown.stdout.strip().endswith("-m pytest")
     assert shown.stdout == BLOCKS["test"].code
 
 
-def test_it_is_short_enough_to_be_finished() -> None:
-    """What does not fit goes to a page of its own."""
+def test_the_readme_is_short() -> None:
+    """Details belong on pages of their own."""
     assert README.text.count("\n") <= 185

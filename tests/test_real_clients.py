@@ -1,4 +1,4 @@
-"""What real clients make of the stream: curl, httpx-sse, aiohttp's own client."""
+"""Real clients: curl, httpx-sse and aiohttp's own client."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ async def curl(
 async def test_curl_publishes_and_curl_subscribes(server: Server, program: Program, what: str) -> None:
     async with curl(program, server, f"{server.url}/events") as reader:
         await until(lambda: server.broadcaster.client_count == 1)
-        url = f"{server.url}/send?event=message"  # without a parameter an empty body is refused
+        url = f"{server.url}/send?event=message"  # Without a parameter an empty body is refused.
         async with curl(program, server, "--data-binary", "@-", url) as publisher:
             answer, _ = await publisher.communicate(MESSAGES[what].encode())
             assert answer.startswith(b'{"status":"sent","clients":1,')
@@ -73,8 +73,8 @@ async def test_curl_publishes_and_curl_subscribes(server: Server, program: Progr
 
 
 @pytest.mark.parametrize("what", MESSAGES)
-async def test_httpx_sse_gets_what_was_sent(serve: Serve, what: str) -> None:
-    """One event for one event, and none for a heartbeat; the opening is one of a type of its own."""
+async def test_httpx_sse_gets_the_published_events(serve: Serve, what: str) -> None:
+    """Heartbeats are no events, and `$open` is one with its own type."""
     server = await serve(heartbeat=0.05)
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=30, trust_env=False) as client,
@@ -112,7 +112,7 @@ async def test_httpx_sse_resumes(server: Server) -> None:
 
 
 @pytest.mark.parametrize("what", MESSAGES)
-async def test_aiohttp_gets_what_was_sent(server: Server, what: str) -> None:
+async def test_aiohttp_gets_the_published_events(server: Server, what: str) -> None:
     decoder = Decoder()
     events: list[Event] = []
     async with aiohttp.ClientSession(server.url) as session, session.get("/events") as response:
@@ -126,10 +126,10 @@ async def test_aiohttp_gets_what_was_sent(server: Server, what: str) -> None:
     assert [event.data for event in events] == [arrives_as(MESSAGES[what])]
 
 
-async def test_curl_put_a_file(
+async def test_curl_puts_a_file(
     server: Server, program: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """`curl -T` sends PUT, and asks first with Expect."""
+    """`curl -T` sends a PUT with Expect."""
     file = tmp_path_factory.mktemp("put") / "message.txt"
     file.write_text("x" * 200_000)
     async with curl(program, server, "-T", str(file), f"{server.url}/send") as putting:
@@ -137,8 +137,8 @@ async def test_curl_put_a_file(
     assert answer.startswith(b'{"status":"sent","clients":0,')
 
 
-async def test_curl_dash_n_is_not_needed_to_see_the_end(server: Server, program: Program) -> None:
-    """A stream that the server ends is a complete transfer to curl: exit 0."""
+async def test_curl_needs_no_dash_n_to_see_the_end(server: Server, program: Program) -> None:
+    """A stream that the server ends is a complete transfer with exit code 0."""
     async with curl(program, server, f"{server.url}/events") as reader:
         await until(lambda: server.broadcaster.client_count == 1)
         await server.broadcaster.close(timeout=10)
@@ -152,7 +152,7 @@ def ids_of(lines: list[bytes]) -> list[str]:
 
 
 async def test_curl_publishes_a_pipe_line_by_line(server: Server, program: Program) -> None:
-    """`tail -F log | curl -T - ...?stream=1`: a line arrives before the next is written."""
+    """`tail -F log | curl -T - ...?stream=1`: a line is published before the next is written."""
     reading = curl(program, server, "-H", "Accept: application/x-ndjson", f"{server.url}/events/logs")
     publishing = curl(program, server, "-T", "-", f"{server.url}/send/logs?stream=1")
     async with reading as reader, publishing as publisher:
@@ -175,8 +175,8 @@ async def test_curl_publishes_a_pipe_line_by_line(server: Server, program: Progr
 
 
 @pytest.mark.parametrize("pipe", ["-", "."])
-async def test_curl_is_told_why_its_pipe_was_refused(server: Server, program: Program, pipe: str) -> None:
-    """With its next line: `-T -` waits for that and nothing else, while `-T .` sees the answer at once."""
+async def test_curl_gets_the_refusal_of_its_pipe(server: Server, program: Program, pipe: str) -> None:
+    """With `-T -` it is at its next line, since curl waits for input. With `-T .` it is at once."""
     async with curl(program, server, "-T", pipe, f"{server.url}/send/logs?stream=1") as publisher:
         assert publisher.stdin is not None
         publisher.stdin.write(b"good\n\xff\n")
@@ -192,8 +192,8 @@ async def test_curl_is_told_why_its_pipe_was_refused(server: Server, program: Pr
 
 
 @pytest.mark.parametrize("pipe", ["-", "."])
-async def test_curl_is_told_when_the_server_stops(server: Server, program: Program, pipe: str) -> None:
-    """A pipe that is silent at the time gets 503 and the count."""
+async def test_curl_gets_the_stop_of_the_server(server: Server, program: Program, pipe: str) -> None:
+    """An idle pipe gets a 503 with the number of published lines."""
     async with curl(
         program, server, "-w", "%{http_code}", "-T", pipe, f"{server.url}/send?stream=1"
     ) as publisher:
@@ -214,7 +214,7 @@ async def test_curl_is_told_when_the_server_stops(server: Server, program: Progr
 async def test_curl_publishes_a_file_of_events(
     server: Server, program: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """NDJSON with --data-binary, and read again with `since=earliest`, is what the file said."""
+    """It is NDJSON with --data-binary. A subscription with `since=earliest` gets the same events."""
     file = tmp_path_factory.mktemp("batch") / "events.ndjson"
     file.write_text("".join(f'{{"data":{{"n":{number}}},"channel":"a"}}\n' for number in range(100)))
     kind = "Content-Type: application/x-ndjson"
@@ -247,10 +247,10 @@ async def test_curl_publishes_a_file_of_events(
         (["-X", "POST"], 422, "body: is empty"),
     ],
 )
-async def test_curl_is_told_that_a_form_is_no_event(
+async def test_curl_gets_an_error_for_a_form(
     server: Server, program: Program, arguments: list[str], status: int, said: str
 ) -> None:
-    """As `-d` and `-F` send one, and that nothing at all is none; on a line of its own."""
+    """`-d` and `-F` send one. An empty body is an error too, on a line of its own."""
     async with curl(program, server, "-w", "%{http_code}", *arguments, f"{server.url}/send") as publisher:
         answer, _ = await publisher.communicate()
     problem, code = answer.decode().split("\n")
@@ -260,7 +260,7 @@ async def test_curl_is_told_that_a_form_is_no_event(
 
 
 async def test_curl_resumes_by_its_own_header(server: Server, program: Program) -> None:
-    """Twice, as clients send it that keep the id with which they began; the later one counts."""
+    """Clients that keep their first id send two. The later one counts."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     headers = [argument for id in ids[:2] for argument in ("-H", f"Last-Event-ID: {id}")]
     async with curl(program, server, *headers, f"{server.url}/events") as reader:
@@ -270,8 +270,9 @@ async def test_curl_resumes_by_its_own_header(server: Server, program: Program) 
             assert await reader.stdout.readuntil(b"\n\n") == f"data: 2\nid: {ids[2]}\n\n".encode()
 
 
-async def test_curl_is_refused_as_an_event_source_is(server: Server, program: Program) -> None:
-    """With its exit status, unless it says that it takes event streams."""
+async def test_curl_is_refused_by_status_unless_it_accepts_event_streams(
+    server: Server, program: Program
+) -> None:
     await server.broadcaster.close(timeout=1)
     for accept, code in (("*/*", 22), ("text/event-stream", 0)):
         async with curl(program, server, "-f", "-H", f"Accept: {accept}", f"{server.url}/events") as reader:
@@ -280,8 +281,8 @@ async def test_curl_is_refused_as_an_event_source_is(server: Server, program: Pr
         assert (b'data: {"reason": "drain"}\n' in out) == (code == 0)
 
 
-async def test_curl_that_asks_for_http_2_is_served_in_http_1_1(server: Server, program: Program) -> None:
-    """It asks to upgrade; one that takes HTTP/2 for granted fails at once, and hangs nowhere."""
+async def test_curl_that_requests_http_2_gets_http_1_1(server: Server, program: Program) -> None:
+    """It asks for an upgrade. With prior knowledge it fails at once."""
     for flag, works in (("--http2", True), ("--http2-prior-knowledge", False)):
         async with curl(program, server, flag, "-m", "20", f"{server.url}/healthz") as asking:
             out, _ = await asking.communicate()

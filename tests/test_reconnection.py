@@ -1,4 +1,4 @@
-"""What connections bring, and when the next is opened."""
+"""Reconnection: when a client opens its next connection."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ FINISHED = b'event: $close\nretry: 70000\ndata: {"reason": "finished"}\nid: k3f9
 
 @pytest.fixture(autouse=True)
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the longest wait of each spread."""
+    """Replace the jitter by its longest wait."""
     monkeypatch.setattr(backoff, "random", SimpleNamespace(uniform=lambda _, high: high))
 
 
@@ -31,7 +31,7 @@ def opened(data: bytes = b"", *, clock: Clock | None = None) -> ConnectionAttemp
 
 
 def waits(reconnections: Reconnections, *brought: bytes) -> list[float]:
-    """Return what is waited after connections that brought so much each."""
+    """Return the waits after connections with these events each."""
     return [reconnections.wait_after(opened(data)) for data in brought]
 
 
@@ -48,32 +48,32 @@ def waits(reconnections: Reconnections, *brought: bytes) -> list[float]:
         *((text, SILENCE) for text in ("0", "-1", "true", "null", '"4"', "1e999", "[")),
     ],
 )
-def test_silence_is_four_heartbeats(heartbeat: str, silence: float) -> None:
-    """And never less than TCP needs to repair a loss; what is no time leaves it as it was."""
+def test_the_silence_limit_is_four_heartbeats(heartbeat: str, silence: float) -> None:
+    """It is at least the time that TCP needs to repair a loss. An invalid interval changes nothing."""
     connection = opened(f'event: $open\ndata: {{"heartbeat": {heartbeat}}}\nid: 1\n\n'.encode())
     assert connection.silence == silence
 
 
 @pytest.mark.parametrize("data", ["", "[]", "{}", "4"])
-def test_an_opening_of_another_form_is_one(data: str) -> None:
+def test_an_unknown_form_of_the_open_event_counts(data: str) -> None:
     connection = opened(f"event: $open\ndata: {data}\nid: 1\n\n".encode())
     assert (connection.silence, connection.worked) == (SILENCE, True)
 
 
 @pytest.mark.parametrize("data", [OPENING, RESET, HEARTBEAT, b"data: one\n\n", OPENING + REFUSED])
-def test_a_connection_that_brings_an_event_works(data: bytes) -> None:
-    """Whoever's it is: `$open` says that the stream has begun."""
+def test_a_connection_with_an_event_is_good(data: bytes) -> None:
+    """`$open` counts: the stream has begun."""
     assert opened(data).worked
 
 
 @pytest.mark.parametrize("data", [b"", b": \nretry: 1\n", b"id: 1\n\n", REFUSED, FINISHED, b"data: half\n"])
-def test_a_connection_that_brings_its_end_alone_does_not_work(data: bytes) -> None:
-    """`$close` and nothing else is a refusal."""
+def test_a_connection_with_only_a_close_is_a_failure(data: bytes) -> None:
+    """It is a refusal."""
     assert not opened(data).worked
 
 
-def test_a_connection_works_when_it_lasts() -> None:
-    """From its first byte on; one that never began has lasted no time."""
+def test_a_connection_is_good_if_it_lasts() -> None:
+    """Its time begins with its first byte."""
     clock = Clock()
     never, connection = ConnectionAttempt("", now=clock), opened(clock=clock)
     clock.forward(STEADY - 0.5)
@@ -83,7 +83,7 @@ def test_a_connection_works_when_it_lasts() -> None:
     assert not never.worked
 
 
-def test_a_connection_gives_events_and_where_it_is() -> None:
+def test_a_connection_yields_events_and_its_cursor() -> None:
     connection = opened(OPENING)
     assert (connection.last_event_id, connection.retry) == ("k3f9-1041", 3.127)
     assert connection.feed(b"data: one\nid: k3f9-1042\n\ndata: half\nid: k3f9-1043\n") == [
@@ -92,7 +92,7 @@ def test_a_connection_gives_events_and_where_it_is() -> None:
     assert connection.last_event_id == "k3f9-1042"
 
 
-def test_the_next_connection_goes_on_where_the_last_one_was() -> None:
+def test_the_next_connection_resumes_at_the_cursor() -> None:
     reconnections = Reconnections("a-7")
     assert reconnections.begin().last_event_id == "a-7"
     for data, id in (
@@ -106,7 +106,7 @@ def test_the_next_connection_goes_on_where_the_last_one_was() -> None:
 
 
 def test_waits_grow_while_connections_bring_nothing() -> None:
-    """From the last `retry` on, to a minute; the first that works starts anew."""
+    """They grow from the last `retry` to a minute, and start again after a good one."""
     empty = [b""] * 6
     assert waits(Reconnections(""), *empty) == [6.0, 12.0, 24.0, 48.0, 60.0, 60.0]
     assert waits(Reconnections(""), OPENING, b"", b"", OPENING, b"") == [3.127, 6.254, 12.508, 3.127, 6.254]
@@ -114,15 +114,15 @@ def test_waits_grow_while_connections_bring_nothing() -> None:
     assert waits(Reconnections(""), b"retry: 0\n", b"", b"data: x\n\n") == [1.0, 2.0, 0.5]
 
 
-def test_retry_after_counts_once() -> None:
-    """It is about this one outage, where `retry` is about the server."""
+def test_retry_after_applies_once() -> None:
+    """It is about this outage, whereas `retry` is about the server."""
     reconnections = Reconnections("")
     assert reconnections.wait_after(opened(), retry_after=100.0) == 125.0
     assert reconnections.wait_after(opened()) == 12.0
 
 
-def test_a_finished_stream_is_asked_about_soon_and_once() -> None:
-    """Its `retry` is for clients that do not heed 204; what answers with anything else gets its minute."""
+def test_a_finished_stream_is_requested_soon_and_once() -> None:
+    """Its `retry` is for clients that ignore 204. Without a 204 the wait is its minute."""
     assert waits(Reconnections(""), OPENING + FINISHED) == [3.0]
     assert waits(Reconnections(""), FINISHED, FINISHED) == [6.0, 70.0]
     assert waits(Reconnections(""), OPENING + FINISHED, OPENING + FINISHED, OPENING) == [3.0, 70.0, 3.127]
@@ -141,22 +141,22 @@ GONE = AttemptError("gone", status=404, transient=False, unsure=False)
 
 
 @pytest.mark.parametrize("error", [AWAY, GONE])
-def test_a_first_attempt_that_finds_no_server_is_the_end(error: AttemptError) -> None:
-    """Most often the address is wrong, and whoever typed it is told at once."""
+def test_a_failed_first_attempt_is_the_end(error: AttemptError) -> None:
+    """The URL is probably wrong, and the user gets the error at once."""
     with pytest.raises(AttemptError) as caught:
         Reconnections("").fail(ConnectionAttempt(""), error)
     assert caught.value is error
 
 
-def test_a_first_answer_that_passes_is_not_the_end() -> None:
-    """Something is there; from then on it may be away, too."""
+def test_a_temporary_first_status_is_not_the_end() -> None:
+    """A program responded there. It may be unreachable later."""
     reconnections = Reconnections("")
     reconnections.fail(ConnectionAttempt(""), BUSY)
     reconnections.fail(ConnectionAttempt(""), AWAY)
 
 
 @pytest.mark.parametrize("before", ["now", "earlier"])
-def test_a_stream_that_had_begun_is_gone_on_with(before: str) -> None:
+def test_a_stream_that_had_begun_is_resumed(before: str) -> None:
     reconnections = Reconnections("")
     connection = opened()
     if before == "earlier":

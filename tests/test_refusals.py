@@ -1,4 +1,4 @@
-"""Nothing is kept of a request that is refused: what it leaves in memory, by kind, is less than 1 KiB."""
+"""Refused requests leave less than 1 KiB in memory, by kind."""
 
 import gc
 import hashlib
@@ -45,12 +45,12 @@ def post(path: str, body: str, headers: str = NARROW + JSON) -> bytes:
 
 
 def names(text: str, count: int) -> str:
-    """Return channels that nobody else names."""
+    """Return channels that no other request has."""
     return ",".join(f"{text}.{number}" for number in range(count))
 
 
 def parameters(text: str, count: int) -> str:
-    """Return parameters of a query, likewise."""
+    """Return query parameters that no other request has."""
     return "&".join(f"{text}{number}=1" for number in range(count))
 
 
@@ -204,20 +204,20 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
 
 
 def names_in_json(text: str, count: int) -> str:
-    """Return channels as the JSON of a body has them."""
+    """Return channels as JSON, as a body has them."""
     return "[" + ",".join(f'"{text}.{number}"' for number in range(count)) + "]"
 
 
 def texts() -> Iterator[str]:
-    """Yield texts of 16 characters, each of which comes once."""
+    """Yield unique texts of 16 characters."""
     number = 0
     while True:
         number += 1
         yield hashlib.sha256(str(number).encode()).hexdigest()[:16]
 
 
-class Asking:
-    """Makes one request after the other, on a connection as long as that is kept."""
+class Requester:
+    """Sends one request after another, on one connection as long as it is open."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -231,7 +231,7 @@ class Asking:
     async def status(self, request: bytes) -> int:
         try:
             return await self._ask(request)
-        except ConnectionError:  # it was closed behind the answer before
+        except ConnectionError:  # The previous response had closed it.
             self.close()
             return await self._ask(request)
 
@@ -250,19 +250,19 @@ class Asking:
     ("status", "name"),
     [pytest.param(status, name, id=name) for status in REFUSED for name in REFUSED[status]],
 )
-async def test_a_refusal_keeps_nothing(
+async def test_a_refused_request_leaves_nothing(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, status: int, name: str
 ) -> None:
     make, settings = REFUSED[status][name], SETTINGS.get(name, {})
     if settings is SLOW:
-        clock.stopped(monkeypatch)  # or one more would be allowed on a slow machine
+        clock.stopped(monkeypatch)  # Otherwise a slow machine would allow one more.
     callers = (
         caller("narrow", publish=("a",), subscribe=("a",)),
         caller("wide", subscribe=("*",)),
         caller("admin", subscribe=("*",), inspect=("*",), admin=("*",)),
     )
     server = await serve(**{"caller": callers, **settings})
-    asking, text = Asking(server.port), texts()
+    asking, text = Requester(server.port), texts()
     statuses = {await asking.status(make(next(text))) for _ in range(BEFORE)} - {200}
     tracemalloc.start()
     try:
@@ -276,8 +276,8 @@ async def test_a_refusal_keeps_nothing(
     assert kept < KEPT
 
 
-async def _held(asking: Asking, server: Server) -> int:
-    """Return the bytes that are held without the connection, whose last request is not over before it is."""
+async def _held(asking: Requester, server: Server) -> int:
+    """Return the allocated bytes without those of the connection, which keeps its last request."""
     asking.close()
     await until(lambda: not server.connections)
     gc.collect()

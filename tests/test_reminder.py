@@ -1,4 +1,4 @@
-"""Reminder: once in a while, of each thing."""
+"""Reminder: a log line at most once in a while."""
 
 import time
 

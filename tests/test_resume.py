@@ -1,4 +1,4 @@
-"""Resuming over real sockets: a long replay beside live traffic, every way of losing, cuts at every byte."""
+"""Resuming over real sockets: long replays with live traffic, every kind of loss, and cuts at every byte."""
 
 import json
 import re
@@ -32,7 +32,7 @@ BIG = "x" * 4000
 
 
 async def publish(server: Server, *data: str, channel: str = "default", **fields: Any) -> str:
-    """Publish events as one batch, and give the last one's id."""
+    """Publish events as one batch, and return the id of the last one."""
     drafts = [Draft((channel,), Event(each, **fields)) for each in data]
     return (await server.broadcaster.publish_all(drafts)).id
 
@@ -42,12 +42,12 @@ def position_of(id: str) -> int:
 
 
 def seen(events: Sequence[Event]) -> list[Event]:
-    """Return the events that do not only move a cursor."""
+    """Return the events except those that only move the cursor."""
     return [event for event in events if event.type not in CURSOR_TYPES]
 
 
 def decoded(body: bytes) -> tuple[list[Event], str]:
-    """Return the events of a body but for moves of the cursor, and the id that its reader comes back with."""
+    """Return the events of a body without moves of the cursor, and the id to resume from."""
     decoder = Decoder()
     return seen(decoder.feed(body)), decoder.last_event_id
 
@@ -62,7 +62,7 @@ def the_subscriber(server: Server) -> Subscriber:
 
 
 class Body:
-    """The body of a stream, without its chunks, as far as it was read."""
+    """The body of a stream without its chunk framing, as far as it was read."""
 
     def __init__(self, client: RawClient) -> None:
         self.client = client
@@ -72,14 +72,14 @@ class Body:
         self._chunks = Chunks()
 
     async def more(self) -> None:
-        """Read what is there."""
+        """Read the available bytes."""
         piece = await self.client.take(max(len(self.client.buffer), 1))
         data = self._chunks.feed(piece)
         self.data += data
         self.events += seen(self.decoder.feed(data))
 
     async def until_id(self, id: str) -> bytes:
-        """Read until the reader's cursor is this id, and give all that was read."""
+        """Read until the cursor is this id, and return all that was read."""
         while self.decoder.last_event_id != id:
             await self.more()
         return self.data
@@ -92,11 +92,11 @@ async def subscribe(server: Server, connect: Connect, path: str, *, id: str = ""
     return Body(client)
 
 
-# A long replay beside live traffic.
+# A long replay with live traffic.
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process has in use."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -105,16 +105,14 @@ def numbered(first: int, count: int) -> list[str]:
 
 
 def unsent(server: Server) -> int:
-    """Return the bytes that wait in front of the kernel, for the one connection there is."""
+    """Return the bytes that wait for the kernel, for the only connection."""
     (connection,) = web_server_of(server).connections
     assert connection.transport is not None
     return connection.transport.get_write_buffer_size()
 
 
-async def test_a_long_replay_beside_live_traffic_stays_within_its_bounds(
-    serve: Serve, connect: Connect
-) -> None:
-    """A slow reader of 100,000 old events gets them and all new ones in order; nothing piles up for it."""
+async def test_a_long_replay_with_live_traffic_uses_limited_memory(serve: Serve, connect: Connect) -> None:
+    """A slow subscriber gets 100,000 old events and all new ones in order, and nothing is buffered."""
     server = await serve(**UNBOUNDED, **SMALL_BUFFERS, queue_size=100)
     for first in range(0, MANY, BATCH):
         await publish(server, *numbered(first, BATCH))
@@ -135,7 +133,7 @@ async def test_a_long_replay_beside_live_traffic_stays_within_its_bounds(
         assert len(subscriber) <= 100
         most = max(most, unsent(server))
     assert published == MANY + MANY // EACH
-    # What else a history takes for an event that was read is its frame, and it holds ten thousand more.
+    # Besides its event the history keeps the encoded frame, and it has ten thousand events more.
     assert resident() - before < MANY * 1000
     assert most <= 65_536 + 1024
     assert the_subscriber(server) is subscriber
@@ -145,7 +143,7 @@ async def test_a_long_replay_beside_live_traffic_stays_within_its_bounds(
     assert [event.data for event in body.events] == ["live"]
 
 
-# Every way of losing, cut at every byte.
+# Every kind of loss, cut at every byte.
 
 
 async def evicted(server: Server, connect: Connect) -> tuple[bytes, str]:
@@ -172,7 +170,7 @@ async def never_ours(server: Server, connect: Connect) -> tuple[bytes, str]:
 
 
 async def fill(server: Server, **fields: Any) -> Subscriber:
-    """Publish until the one reader's socket is full, and its own queue is in use; return that reader."""
+    """Publish until the only subscriber's socket is full and its own queue in use, and return it."""
     await until(lambda: server.broadcaster.client_count == 1)
     subscriber = the_subscriber(server)
     while not len(subscriber):
@@ -202,12 +200,13 @@ LOSSES: dict[str, tuple[Lose, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", LOSSES)
-async def test_a_loss_is_told_once_wherever_the_reader_is_cut(
+async def test_a_loss_is_reported_once_wherever_the_stream_is_cut(
     serve: Serve, connect: Connect, way: str
 ) -> None:
-    """One `$reset`, then all there is behind it; cut at any byte from there on, no second one, no gap.
+    """There is one `$reset`, then all later events.
 
-    That is so also where it is cut before the opening, which the news of a loss come before.
+    A cut at any byte after it brings no second one and no gap, and so does a cut before `$open`, which
+    the `$reset` precedes.
     """
     lose, settings = LOSSES[way]
     server = await serve(**settings)
@@ -224,14 +223,14 @@ async def test_a_loss_is_told_once_wherever_the_reader_is_cut(
     for (before, _), behind in zip(cuts, resumed, strict=True):
         await behind.until_id(final)
         everything = before + behind.events
-        # What a reader was only too slow for is still held: cut before it is told, it has lost nothing.
+        # Events dropped for a slow subscriber are in the history: cut before its `$reset`, it has lost nothing.
         told = [reason] if reason != "slow" or reasons(before) else []
         assert reasons(everything) == told, everything
         require_nothing_missing(server, everything, begin)
 
 
 def require_nothing_missing(server: Server, events: Sequence[Event], begin: str) -> None:
-    """Check that each event is the next one, but behind a `$reset`, which says where it stands."""
+    """Assert that each event is the next one, except after a `$reset`, whose id is its predecessor."""
     at = position_of(begin) if begin.startswith(server.broadcaster.cursor[:9]) else 0
     for event in events:
         assert event.id is not None
@@ -245,8 +244,8 @@ def require_nothing_missing(server: Server, events: Sequence[Event], begin: str)
     assert events[-1].id == server.broadcaster.cursor
 
 
-async def test_the_news_of_an_eviction_come_before_what_is_still_held(serve: Serve, connect: Connect) -> None:
-    """Byte for byte: the id is the position before the first event that is held."""
+async def test_a_reset_for_an_eviction_precedes_the_kept_events(serve: Serve, connect: Connect) -> None:
+    """Its id is the position before the first kept event. Whole bytes are compared."""
     server = await serve(history_size=2)
     first = await publish(server, "1")
     last = await publish(server, "2", "3", "4", "5")
@@ -263,8 +262,8 @@ async def test_the_news_of_an_eviction_come_before_what_is_still_held(serve: Ser
     )
 
 
-async def test_a_loss_and_the_opening_leave_in_one_piece(server: Server, connect: Connect) -> None:
-    """Whoever has the cursor was told of the loss, and there is nothing in between to be cut at."""
+async def test_a_reset_and_the_open_event_are_one_write(server: Server, connect: Connect) -> None:
+    """A client with the cursor has the `$reset` too."""
     cursor = await publish(server, "1")
     client = await connect(server)
     await client.subscribe(headers="Last-Event-ID: 00000000-1\r\n")
@@ -278,16 +277,16 @@ async def test_a_loss_and_the_opening_leave_in_one_piece(server: Server, connect
     assert rest == b""
 
 
-# What loses nothing.
+# Without a loss.
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DISCONNECT, Overflow.CONFLATE])
-async def test_overflow_with_disconnect_loses_nothing_that_is_held(
+async def test_disconnecting_on_overflow_loses_nothing_in_the_history(
     serve: Serve, connect: Connect, overflow: Overflow
 ) -> None:
-    """A reader that was closed as too slow comes back with its last id, and goes on there.
+    """A slow subscriber resumes with its last id.
 
-    Conflation closes one too: events without a key replace nothing.
+    Conflation disconnects one too, since events without a key replace nothing.
     """
     server = await serve(overflow=overflow, queue_size=3, history_size=10_000, **SMALL_BUFFERS)
     begin = server.broadcaster.cursor
@@ -307,10 +306,10 @@ async def test_overflow_with_disconnect_loses_nothing_that_is_held(
 
 
 @pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset])
-async def test_a_reader_of_a_channel_that_never_carried_an_event_misses_nothing(
+async def test_a_subscriber_of_an_unused_channel_misses_nothing(
     server: Server, connect: Connect, leave: Any
 ) -> None:
-    """Cut before it has seen anything, it comes back with the id it was given at once."""
+    """Cut before its first event, it resumes with the id of its first frames."""
     await publish(server, "elsewhere")
     body = await subscribe(server, connect, "/events/quiet")
     given = server.broadcaster.cursor
@@ -326,7 +325,7 @@ async def test_a_reader_of_a_channel_that_never_carried_an_event_misses_nothing(
 
 
 async def test_conflation_keeps_the_newest_of_each_key(serve: Serve, connect: Connect) -> None:
-    """What a slow reader gets is the newest of each key, in the order of those, and no news of a loss."""
+    """A slow subscriber gets them in their order, without a `$reset`."""
     server = await serve(overflow=Overflow.CONFLATE, queue_size=4, **SMALL_BUFFERS)
     body = await subscribe(server, connect, "/events", receive_buffer=4096)
     subscriber = await fill(server, key="filling")
@@ -345,12 +344,12 @@ async def test_conflation_keeps_the_newest_of_each_key(serve: Serve, connect: Co
 
 
 @pytest.mark.parametrize(("path", "count"), [("/events?event=rare", 50), ("/events/quiet,q*", FAR_BEHIND)])
-async def test_heartbeats_bring_up_the_cursor_of_a_quiet_reader(
+async def test_heartbeats_advance_the_cursor_of_an_idle_subscriber(
     serve: Serve, connect: Connect, path: str, count: int
 ) -> None:
-    """Its id does not fall out of the history while nothing comes for it: cut, it is told of no loss.
+    """Its id stays in the history while no event matches: cut, it resumes without a `$reset`.
 
-    It is brought up where its own channels have lost something, and elsewhere when it is far behind.
+    The cursor advances when its channels have lost events, or when it is far behind.
     """
     server = await serve(history_size=20, heartbeat=0.1)
     body = await subscribe(server, connect, path)

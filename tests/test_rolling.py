@@ -1,4 +1,4 @@
-"""A server is replaced by another one on the same socket, while readers read and publishers publish."""
+"""A rolling restart: a server replaced by another on the same socket, with subscribers and publishers."""
 
 import asyncio
 import json
@@ -30,14 +30,14 @@ DRAIN_DELAY = 0.6
 
 
 def place(id: str) -> tuple[str, int]:
-    """Return the epoch of an id, which is of one process, and its position there."""
+    """Return the epoch of an id, which belongs to one process, and its position."""
     found = ID.fullmatch(id)
     assert found is not None, id
     return found[1], int(found[2])
 
 
-class Reader:
-    """What one reader was given: where it began in each epoch, the positions it saw there, and the news."""
+class Subscriber:
+    """The stream of one subscriber: where it began in each epoch, its positions there, and its resets."""
 
     def __init__(self) -> None:
         self.began: dict[str, int] = {}
@@ -60,12 +60,12 @@ class Reader:
                 self.began.setdefault(epoch, position if epoch not in self.seen else self.seen[epoch][0] - 1)
 
     def has(self, epoch: str, position: int) -> bool:
-        """Whether it has everything of an epoch from where it began up to a position, once and in order."""
+        """Return whether it has each event of an epoch from its start up to a position, once and in order."""
         return self.seen[epoch] == list(range(self.began[epoch] + 1, position + 1))
 
 
 class Answers:
-    """What publishers were answered: the newest position of each epoch, and how many there were."""
+    """The responses to publishers: the newest position of each epoch, and their number."""
 
     def __init__(self) -> None:
         self.newest: dict[str, int] = {}
@@ -83,13 +83,13 @@ class Answers:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_a_rolling_restart_refuses_nobody_and_tells_of_every_loss(
+async def test_a_rolling_restart_refuses_no_client_and_reports_every_loss(
     programs: Programs, loop: str
 ) -> None:
-    """No connection is refused and no publish; readers have all that their process answered, one `$reset`."""
+    """No connection and no publish is refused. Subscribers get all acknowledged events and one `$reset`."""
     times = ("--drain-delay", str(DRAIN_DELAY), "--retry", "200")
     flags = (*times, "--event-loop", loop, "--log-level", "warning")
-    readers, answers = [Reader() for _ in range(READERS)], Answers()
+    readers, answers = [Subscriber() for _ in range(READERS)], Answers()
     async with AsyncExitStack() as stack:
         supervisor = stack.enter_context(Supervisor(programs, tcp_socket()))
 
@@ -111,7 +111,7 @@ async def test_a_rolling_restart_refuses_nobody_and_tells_of_every_loss(
         await until(lambda: all(len(reader.began) == 2 for reader in readers))
         behind = answers.count
         await until(lambda: answers.count > behind + RATE // 2)
-        answers.over = True  # each waits for the answer it may have asked for, or readers would know of more
+        answers.over = True  # Each waits for its last response, or subscribers would have more events.
         await asyncio.gather(*running[READERS:])
         first, second = answers.newest
         await settled(lambda: all(reader.has(second, answers.newest[second]) for reader in readers), readers)
@@ -126,8 +126,8 @@ async def test_a_rolling_restart_refuses_nobody_and_tells_of_every_loss(
     assert (ended.code, ended.err) == (0, b"")
 
 
-async def settled(done: Callable[[], bool], readers: list[Reader]) -> None:
-    """Wait until nothing is on its way any more."""
+async def settled(done: Callable[[], bool], readers: list[Subscriber]) -> None:
+    """Wait until all events have arrived."""
     try:
         await until(done)
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""Schemathesis, which makes requests up from the contract: good ones, and bad ones of every kind."""
+"""Schemathesis: requests generated from the OpenAPI document, valid and invalid ones of every kind."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ started = pytest.fixture(programs)
 @pytest.mark.parametrize(
     ("settings", "headers"), [({}, ()), ({"token": TOKEN}, BEARER)], ids=["open", "with credentials"]
 )
-async def test_it_finds_nothing(
+async def test_schemathesis_finds_no_failure(
     serve: Serve,
     started: Programs,
     caplog: pytest.LogCaptureFixture,
@@ -39,8 +39,8 @@ async def test_it_finds_nothing(
     settings: Mapping[str, Any],
     headers: tuple[str, ...],
 ) -> None:
-    server = await serve(lifetime=0.02, **settings)  # it waits for each stream to end
-    here = ("sh", "-c", 'cd "$0"; exec "$@"', str(tmp_path))  # where it leaves what it found
+    server = await serve(lifetime=0.02, **settings)  # It waits for each stream to end.
+    here = ("sh", "-c", 'cd "$0"; exec "$@"', str(tmp_path))  # It stores what it found there.
     process = await started.start(
         *here, str(SCRIPT), "run", f"{server.url}/openapi.json", *headers, *HOW, env=HOOKS
     )
@@ -71,7 +71,7 @@ JSON = {"Content-Type": "application/json"}
         ("subscribeByBody", "/events", JSON, '{"channel": ["a", "b.*"], "event": "t", "heartbeat": 4}'),
     ],
 )
-def test_what_is_good_as_it_was_sent_is_known(
+def test_a_valid_request_is_recognized(
     name: str, target: str, headers: Mapping[str, str], body: str | None
 ) -> None:
     assert OPERATIONS[name].describes(f"http://localhost{target}", headers, body)
@@ -105,8 +105,8 @@ def test_what_is_good_as_it_was_sent_is_known(
         ("revoke", "/revoke", JSON, None),
     ],
 )
-def test_what_is_bad_as_it_was_sent_is_a_failure(
+def test_an_invalid_response_is_a_failure(
     name: str, target: str, headers: Mapping[str, str], body: str | None
 ) -> None:
-    """Nothing that the contract has no place for is let pass."""
+    """Everything outside the document is."""
     assert not OPERATIONS[name].describes(f"http://localhost{target}", headers, body)

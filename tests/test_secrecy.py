@@ -1,4 +1,4 @@
-"""A token is shown nowhere: not in what a server answers, prints or logs, whatever it is shown where."""
+"""Secrecy: a token appears in no response, output or log, wherever a client sends it."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ NOBODYS = "of-nobody.at-all_0123456789"
 
 
 class Pieces:
-    """Pieces of one length. A regular expression of them all takes a minute for a log."""
+    """Substrings of one length. A regular expression of all of them takes a minute for a log."""
 
     def __init__(self, found: set[str]) -> None:
         self._found = found
@@ -49,7 +49,7 @@ class Pieces:
 
 
 def pieces(secrets: list[str]) -> Pieces:
-    """Return every piece of any secret, as it is or as JSON or URLs have it."""
+    """Return every substring of a secret, plain and as in JSON or a URL."""
     found = {secret[begin : begin + PIECE] for secret in secrets for begin in range(len(secret) - PIECE + 1)}
     # The header of a signed token is no secret, and the same in all.
     found -= {piece for piece in found if any(piece in secret.partition(".")[0] + "." for secret in SIGNED)}
@@ -73,7 +73,7 @@ LEAK = pieces(SECRETS)
 
 
 def configure(folder: Path) -> Path:
-    """Write a configuration that has every kind of credential."""
+    """Write a configuration with every kind of credential."""
     file, token_file, caller_file = folder / "config.toml", folder / "token", folder / "caller"
     token_file.write_text(f"{STATIC}\n")
     caller_file.write_text(BY_FILE)
@@ -124,8 +124,8 @@ def request(line: str, headers: str = "", body: str = "") -> str:
     return f"{line} HTTP/1.1\r\n{HOST}Content-Length: {len(body)}\r\n{headers}\r\n{body}"
 
 
-def shown(token: str) -> Iterator[str]:
-    """Show a token in every place of every request, in its own and in all the wrong ones."""
+def send_everywhere(token: str) -> Iterator[str]:
+    """Send a token in every place of every request, in its own and in all wrong ones."""
     for doing in DOINGS:
         method, path = doing.split()
         yield request(doing, f"Authorization: Bearer {token}\r\n", "x" if doing == "POST /send" else "")
@@ -171,8 +171,8 @@ def shown(token: str) -> Iterator[str]:
     yield request("POST /send", f"{form}Authorization: Bearer {STATIC}\r\n", f"message=x&private={token}")
 
 
-def broken(token: str) -> Iterator[str]:
-    """Show a token in requests that are none."""
+def send_malformed(token: str) -> Iterator[str]:
+    """Send a token in malformed requests."""
     header = f"Authorization: Bearer {token}"
     lines = f"{HOST}{header}\r\n\r\n"
     for line in (
@@ -215,8 +215,8 @@ def broken(token: str) -> Iterator[str]:
     yield f"\x16\x03\x01{token}\r\n\r\n"
 
 
-async def answered(port: int, text: str) -> str:
-    """Send what may be a request, and give all that comes back up to the connection's end."""
+async def response_to(port: int, text: str) -> str:
+    """Send bytes, and return the response up to the end of the connection."""
     client = await RawClient.open(port)
     try:
         await client.send(text.encode("utf-8", "surrogateescape"))
@@ -238,26 +238,26 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(("format", "debug"), [("text", " DEBUG "), ("json", '"level":"debug"')])
-async def test_a_token_is_shown_nowhere(programs: Programs, tmp_path: Path, format: str, debug: str) -> None:
-    """Good or bad, in the right place or a wrong one, and in what is no HTTP at all."""
+async def test_a_token_appears_nowhere(programs: Programs, tmp_path: Path, format: str, debug: str) -> None:
+    """It is good or bad, in its place or another, or in bytes that are not HTTP."""
     command = (sys.executable, "-c", TALKATIVE, "serve", "--config", str(configure(tmp_path)))
     serving = await announced(await programs.start(*command, "--log-format", format, env=ENVIRONMENT))
     count = 0
     for token in TOKENS:
-        texts = [*shown(token), *broken(token)]
+        texts = [*send_everywhere(token), *send_malformed(token)]
         count += len(texts)
-        answers = await asyncio.gather(*(answered(serving.port, text) for text in texts))
+        answers = await asyncio.gather(*(response_to(serving.port, text) for text in texts))
         for text, answer in zip(texts, answers, strict=True):
             assert LEAK.search(answer) is None, (text, answer)
     assert count > 1000
-    minted = await answered(
+    minted = await response_to(
         serving.port,
         request(
             "POST /tokens", f"{JSON}Authorization: Bearer {STATIC}\r\n", '{"grants": {"subscribe": ["a"]}}'
         ),
     )
     token = json.loads(minted.partition("\r\n\r\n")[2])["token"]
-    assert "200 OK" in await answered(serving.port, request(f"HEAD /events/a?access_token={token}"))
+    assert "200 OK" in await response_to(serving.port, request(f"HEAD /events/a?access_token={token}"))
     ended = await serving.stop()
     assert ended.code == 0
     said = (ended.out + ended.err + "".join(serving.tries).encode()).decode()
@@ -269,7 +269,7 @@ async def test_a_token_is_shown_nowhere(programs: Programs, tmp_path: Path, form
     assert pieces([token]).search(said) is None
 
 
-async def test_a_token_that_was_made_is_shown_once(programs: Programs) -> None:
+async def test_a_generated_token_is_printed_once(programs: Programs) -> None:
     soon = ("--body-timeout", "0.1", "--head-timeout", "0.2", "--lifetime", "0.05")
     process = await programs.cli("serve", "--host", "0.0.0.0", "--port", "0", "--log-level", "debug", *soon)
     said = b""
@@ -277,23 +277,23 @@ async def test_a_token_that_was_made_is_shown_once(programs: Programs) -> None:
         said += await process.line()
     (token,) = re.findall(r"Bearer ([\w-]{43})", said.decode())
     (port,) = re.findall(r"listens on http://0\.0\.0\.0:(\d+)", said.decode())
-    for text in (*shown(token), *broken(token)):
-        assert token not in await answered(int(port), text), text
+    for text in (*send_everywhere(token), *send_malformed(token)):
+        assert token not in await response_to(int(port), text), text
     process.send_signal(signal.SIGTERM)
     ended = await process.ended()
     assert ended.code == 0
     assert (said + ended.out + ended.err).decode().count(token) == 1
 
 
-async def test_the_configuration_is_shown_without_its_secrets(programs: Programs, tmp_path: Path) -> None:
+async def test_show_config_has_no_secrets(programs: Programs, tmp_path: Path) -> None:
     ended = await programs.run(
         "serve", "--config", str(configure(tmp_path)), "--show-config", env=ENVIRONMENT
     )
     assert ended.code == 0
     said = (ended.out + ended.err).decode()
     assert LEAK.search(said) is None
-    assert 'token_secret = "(not shown)"' in said
-    assert said.count("(not shown)") == 2
+    assert 'token_secret = "(not send_everywhere)"' in said
+    assert said.count("(not send_everywhere)") == 2
 
 
 @pytest.mark.parametrize(
@@ -312,9 +312,7 @@ async def test_the_configuration_is_shown_without_its_secrets(programs: Programs
         f'[[caller]]\nname = "a"\ntoken = "{STATIC}é"',
     ],
 )
-async def test_a_start_that_fails_does_not_show_them_either(
-    programs: Programs, tmp_path: Path, lines: str
-) -> None:
+async def test_a_failed_start_shows_no_secrets(programs: Programs, tmp_path: Path, lines: str) -> None:
     file = tmp_path / "config.toml"
     file.write_text(lines)
     ended = await programs.run("serve", "--port", "0", "--config", str(file))

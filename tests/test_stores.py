@@ -1,4 +1,4 @@
-"""Whatever keeps something by a key is in the table of SECURITY.md, or no caller's bytes can fill it."""
+"""Stores by key: each is in the table of SECURITY.md, or no client can fill it."""
 
 import ast
 import re
@@ -34,7 +34,7 @@ def name_of(node: ast.AST) -> str:
 
 
 def is_container(node: ast.AST | None) -> bool:
-    """Return whether an expression makes a dict or a set, or has one made for each object."""
+    """Return whether an expression makes a dict or a set, once or for each object."""
     match node:
         case ast.Dict() | ast.DictComp() | ast.Set() | ast.SetComp():
             return True
@@ -59,7 +59,7 @@ def makes_container(call: ast.Call) -> bool:
 
 
 class Stores(ast.NodeVisitor):
-    """Finds what a module keeps: memos of functions, and dicts and sets of modules and objects."""
+    """Finds the stores of a module: caches of functions, and dicts and sets of modules and objects."""
 
     def __init__(self, module: str, tree: ast.Module) -> None:
         self.found: set[str] = set()
@@ -122,7 +122,7 @@ class Stores(ast.NodeVisitor):
 
 
 def _changed(tree: ast.Module) -> Iterator[str]:
-    """Yield the names that a module changes somewhere."""
+    """Yield the names that a module changes."""
     for node in ast.walk(tree):
         match node:
             case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store() | ast.Del()):
@@ -185,8 +185,8 @@ def in_table() -> set[str]:
     return {name for row in rows() for name in re.findall(r"`([\w.\[\]()]+)`", row[-1])}
 
 
-def test_whatever_keeps_something_is_in_the_table_or_no_caller_can_fill_it() -> None:
-    """And what is in either is there. A new memo, dict or set has to be looked at before it is kept."""
+def test_every_store_is_in_the_table_or_cannot_be_filled() -> None:
+    """Every entry of both exists. A new cache, dict or set must be reviewed first."""
     found = stores()
     assert found - in_table() - FILLED_BY_NOBODY.keys() == set()
     assert FILLED_BY_NOBODY.keys() - found == set()
@@ -195,8 +195,8 @@ def test_whatever_keeps_something_is_in_the_table_or_no_caller_can_fill_it() -> 
     assert gone == {name for name in gone if PACKAGE.joinpath(*name.split(".")).with_suffix(".py").exists()}
 
 
-def test_each_row_says_what_is_kept_and_how_much() -> None:
-    """By what, up to what, and where; what happens then, if anything can."""
+def test_each_row_has_its_content_and_its_limit() -> None:
+    """It has the key, the limit, the place, and what happens beyond the limit."""
     assert {len(row) for row in rows()} == {6}
     assert not [row[0] for row in rows() if not (row[0] and row[1] and row[2] and row[5])]
 
@@ -222,5 +222,5 @@ def test_each_row_says_what_is_kept_and_how_much() -> None:
         ("def f(x):\n    store = MemoryStore(options={})", {"m.f.MemoryStore"}),
     ],
 )
-def test_what_keeps_something_is_found(source: str, found: set[str]) -> None:
+def test_a_store_is_found(source: str, found: set[str]) -> None:
     assert Stores("m", ast.parse(source)).found == found

@@ -1,4 +1,4 @@
-"""The life of a stream."""
+"""Streams in the process: subscribing, iterating and ending."""
 
 import asyncio
 import gc
@@ -25,12 +25,12 @@ async def next_of(stream: Stream, count: int) -> list[Received]:
 
 @pytest.fixture
 def broadcaster() -> Broadcaster:
-    """Return a broadcaster of the default configuration, with the one epoch."""
+    """Return a broadcaster of the default configuration, with a fixed epoch."""
     return make_broadcaster()
 
 
-async def test_it_gives_what_is_published_from_its_first_use_on(broadcaster: Broadcaster) -> None:
-    """Nothing before, everything after, in order."""
+async def test_a_stream_yields_events_published_since_its_first_use(broadcaster: Broadcaster) -> None:
+    """They come in order."""
     stream = broadcaster.subscribe()
     await broadcaster.broadcast("before")
     assert broadcaster.client_count == 0
@@ -42,7 +42,7 @@ async def test_it_gives_what_is_published_from_its_first_use_on(broadcaster: Bro
     assert await anext(iterator) == received(3, "b")
 
 
-async def test_it_waits_for_what_comes(broadcaster: Broadcaster) -> None:
+async def test_a_stream_waits_for_the_next_event(broadcaster: Broadcaster) -> None:
     waiting = asyncio.ensure_future(anext(broadcaster.subscribe()))
     await until(lambda: broadcaster.client_count == 1)
     receipt = await broadcaster.broadcast("a")
@@ -51,8 +51,10 @@ async def test_it_waits_for_what_comes(broadcaster: Broadcaster) -> None:
 
 
 @pytest.mark.parametrize("asked", [("orders.eu", "orders.us"), ("orders.*",)])
-async def test_it_follows_its_channels_and_patterns(broadcaster: Broadcaster, asked: tuple[str, ...]) -> None:
-    """One publication on several of its channels is one event, of the publisher's first that it follows."""
+async def test_a_stream_yields_events_of_its_channels_and_patterns(
+    broadcaster: Broadcaster, asked: tuple[str, ...]
+) -> None:
+    """An event in several of them comes once, with the first of the publisher's that matches."""
     async with broadcaster.subscribe(*asked) as stream:
         await broadcaster.broadcast("x", channels=["prices", "orders.us", "orders.eu"])
         await broadcaster.broadcast("y", channels=["orders"])
@@ -60,8 +62,8 @@ async def test_it_follows_its_channels_and_patterns(broadcaster: Broadcaster, as
         assert await next_of(stream, 2) == [received(1, "x", "orders.us"), received(3, "z", "orders.eu")]
 
 
-async def test_it_gives_the_types_it_was_asked_for(broadcaster: Broadcaster) -> None:
-    """Of the history and of what is live alike; and what it does not want does not count it."""
+async def test_a_stream_yields_its_types_only(broadcaster: Broadcaster) -> None:
+    """This holds for the history and for live events. Others do not count it as a subscriber."""
     for event in ("t", "u", "v"):
         await broadcaster.broadcast("old", event=event)
     async with broadcaster.subscribe(since="earliest", events=["t", "v"]) as stream:
@@ -74,21 +76,20 @@ async def test_it_gives_the_types_it_was_asked_for(broadcaster: Broadcaster) -> 
         ]
 
 
-async def test_no_types_are_all_types(broadcaster: Broadcaster) -> None:
-    """An empty list asks for nothing in particular."""
+async def test_an_empty_list_of_types_is_all_types(broadcaster: Broadcaster) -> None:
     async with broadcaster.subscribe(events=[]) as stream:
         await broadcaster.broadcast("x", event="t")
         assert await anext(stream) == received(1, "x", event="t")
 
 
 async def test_bad_channels_are_refused_before_the_first_use() -> None:
-    """Where the mistake is made."""
+    """The error is raised by `subscribe`."""
     with pytest.raises(EventError, match="channel: must not contain ' '"):
         Broadcaster().subscribe("a b")
 
 
-async def test_leaving_the_block_lets_it_go(broadcaster: Broadcaster) -> None:
-    """`async with` is the tidy way, with an exception too."""
+async def test_leaving_the_block_releases_a_stream(broadcaster: Broadcaster) -> None:
+    """`async with` does so with an exception too."""
 
     async def fail() -> None:
         async with broadcaster.subscribe():
@@ -101,7 +102,7 @@ async def test_leaving_the_block_lets_it_go(broadcaster: Broadcaster) -> None:
     assert broadcaster.counts.closed == {"left": 1}
 
 
-async def test_aclose_lets_it_go_and_ends_it(broadcaster: Broadcaster) -> None:
+async def test_aclose_ends_and_releases_a_stream(broadcaster: Broadcaster) -> None:
     """Iterating a closed stream ends at once."""
     stream = aiter(broadcaster.subscribe())
     await broadcaster.broadcast("a")
@@ -110,7 +111,7 @@ async def test_aclose_lets_it_go_and_ends_it(broadcaster: Broadcaster) -> None:
     assert (broadcaster.client_count, stream.closed) == (0, CloseReason.LEFT)
 
 
-async def test_a_cancelled_wait_lets_it_go(broadcaster: Broadcaster) -> None:
+async def test_a_cancelled_wait_releases_a_stream(broadcaster: Broadcaster) -> None:
     waiting = asyncio.ensure_future(anext(broadcaster.subscribe()))
     await until(lambda: broadcaster.client_count == 1)
     waiting.cancel()
@@ -119,7 +120,7 @@ async def test_a_cancelled_wait_lets_it_go(broadcaster: Broadcaster) -> None:
     assert broadcaster.client_count == 0
 
 
-async def test_garbage_is_let_go(broadcaster: Broadcaster) -> None:
+async def test_garbage_collection_releases_a_stream(broadcaster: Broadcaster) -> None:
 
     async def look_once() -> None:
         async for _ in broadcaster.subscribe():
@@ -134,30 +135,30 @@ async def test_garbage_is_let_go(broadcaster: Broadcaster) -> None:
     assert broadcaster.counts.closed == {"left": 1}
 
 
-async def test_closing_one_that_was_never_used_is_nothing(broadcaster: Broadcaster) -> None:
+async def test_closing_an_unused_stream_does_nothing(broadcaster: Broadcaster) -> None:
     stream = broadcaster.subscribe()
     await broadcaster.close(timeout=1)
     await stream.aclose()
     assert broadcaster.counts.opened == 0
 
 
-async def test_after_a_break_it_goes_on_queueing(broadcaster: Broadcaster) -> None:
+async def test_a_stream_queues_events_after_a_break(broadcaster: Broadcaster) -> None:
     stream = aiter(broadcaster.subscribe())
     await publish(broadcaster, "a", "b", "c")
     async for each in stream:
         assert each.data == "a"
         break
     assert broadcaster.client_count == 1
-    # Taken one by one, so that what waits is bounded by the queue alone.
+    # Taken one at a time, so that only the queue limits them.
     assert stream.queued == 2
     assert [(await anext(stream)).data, (await anext(stream)).data] == ["b", "c"]
 
 
 @pytest.mark.parametrize("held", [[], ["a"]])
-async def test_closing_the_broadcaster_ends_it_after_what_was_queued(
+async def test_closing_the_broadcaster_ends_a_stream_after_its_queue(
     broadcaster: Broadcaster, held: list[str]
 ) -> None:
-    """StopAsyncIteration when the hub closes it, and not an event too early; a wait is woken to the end."""
+    """StopAsyncIteration follows the last event. A waiting stream is woken."""
 
     async def read(stream: Stream) -> list[str]:
         return [each.data async for each in stream]
@@ -172,14 +173,14 @@ async def test_closing_the_broadcaster_ends_it_after_what_was_queued(
     assert stream.closed is CloseReason.DRAIN
 
 
-async def test_a_closed_broadcaster_takes_no_stream(broadcaster: Broadcaster) -> None:
+async def test_a_closed_broadcaster_accepts_no_stream(broadcaster: Broadcaster) -> None:
     await broadcaster.close(timeout=1)
     with pytest.raises(ClosedError, match="the broadcaster is closed"):
         aiter(broadcaster.subscribe())
 
 
 async def test_a_slow_program_is_disconnected() -> None:
-    """By default a stream whose queue overflows ends, and says why."""
+    """By default a stream ends when its queue overflows, with the reason."""
     broadcaster = Broadcaster(Config(queue_size=2))
     stream = aiter(broadcaster.subscribe())
     await publish(broadcaster, "a", "b", "c")
@@ -187,8 +188,8 @@ async def test_a_slow_program_is_disconnected() -> None:
     assert stream.closed is CloseReason.SLOW
 
 
-async def test_a_slow_program_is_told_what_it_missed() -> None:
-    """With a policy that drops, by a `$reset`."""
+async def test_a_slow_program_gets_a_reset() -> None:
+    """This is so with a policy that drops events."""
     broadcaster = make_broadcaster(queue_size=2, overflow=Overflow.DROP_OLDEST)
     stream = aiter(broadcaster.subscribe())
     await publish(broadcaster, "a", "b", "c")
@@ -199,8 +200,8 @@ async def test_a_slow_program_is_told_what_it_missed() -> None:
     ]
 
 
-async def test_a_slow_program_that_conflates_gets_the_newest_of_each_key() -> None:
-    """And is told of no loss."""
+async def test_a_slow_program_with_conflation_gets_the_newest_of_each_key() -> None:
+    """There is no `$reset`."""
     broadcaster = make_broadcaster(queue_size=2, overflow=Overflow.CONFLATE)
     stream = aiter(broadcaster.subscribe())
     for number in range(7):
@@ -208,17 +209,17 @@ async def test_a_slow_program_that_conflates_gets_the_newest_of_each_key() -> No
     assert await next_of(stream, 2) == [received(6, "5"), received(7, "6")]
 
 
-# Beginning in the history.
+# Cursors.
 
 
 @pytest.mark.parametrize(
     ("since", "first"),
     [("0123abcd-0", 1), ("0123abcd-2", 3), ("mine", 4), ("earliest", 1), ("last", 4), ("10m", 3), ("1h", 1)],
 )
-async def test_it_begins_where_it_is_told(since: str, first: int, broadcaster: Broadcaster) -> None:
-    """After an id of the server's or a publisher's, at a word or an age; then it is live."""
+async def test_a_stream_begins_at_its_cursor(since: str, first: int, broadcaster: Broadcaster) -> None:
+    """It is an id of the server or a publisher, a keyword or an age. Live events follow."""
     now = 1_700_000_000.0
-    # The id `mine` is of the third: what came after it is the fourth alone.
+    # The third event has the id `mine`: only the fourth comes after it.
     for number, age in ((1, 1800), (2, 1200), (3, 500), (4, 0)):
         set_clock(broadcaster, lambda at=now - age: at)  # type: ignore[misc]
         await broadcaster.broadcast(str(number), id="mine" if number == 3 else None)
@@ -230,8 +231,8 @@ async def test_it_begins_where_it_is_told(since: str, first: int, broadcaster: B
     assert await anext(stream) == received(6, "6")
 
 
-async def test_it_begins_when_it_is_first_used(broadcaster: Broadcaster) -> None:
-    """And not when it is made: `last` is the newest then, and an id has all that came since."""
+async def test_a_cursor_is_resolved_at_the_first_use(broadcaster: Broadcaster) -> None:
+    """`last` is the newest then, and an id has all events since."""
     await publish(broadcaster, "a")
     last, after = broadcaster.subscribe(since="last"), broadcaster.subscribe(since=broadcaster.cursor)
     await publish(broadcaster, "b", "c")
@@ -240,8 +241,8 @@ async def test_it_begins_when_it_is_first_used(broadcaster: Broadcaster) -> None
     assert await next_of(after, 2) == [received(2, "b"), received(3, "c")]
 
 
-async def test_last_is_the_newest_of_each_channel_and_then_live(broadcaster: Broadcaster) -> None:
-    """A snapshot, in order, whatever else the channels hold."""
+async def test_last_is_the_newest_event_of_each_channel(broadcaster: Broadcaster) -> None:
+    """They come in order, then live events."""
     for channel in ("a", "b", "a", "c", "b"):
         await broadcaster.broadcast("x", channels=[channel])
     async with broadcaster.subscribe("a", "b", "none", since="last") as stream:
@@ -253,8 +254,8 @@ async def test_last_is_the_newest_of_each_channel_and_then_live(broadcaster: Bro
         ]
 
 
-async def test_what_is_published_while_it_catches_up_comes_once_and_in_its_place() -> None:
-    """From history to live without a gap or a repeat, wherever between two pages it happens."""
+async def test_events_published_during_the_replay_come_once_and_in_order() -> None:
+    """There is no gap and no repetition between two pages, or between the history and live events."""
     broadcaster = make_broadcaster()
     large = "x" * (PAGE_BYTES // 3)
     sent = [large] * 10
@@ -271,8 +272,8 @@ async def test_what_is_published_while_it_catches_up_comes_once_and_in_its_place
     assert await anext(stream) == received(len(sent) + 1, "live")
 
 
-async def test_catching_up_is_not_being_slow() -> None:
-    """Nothing is queued for it meanwhile, so that no bound is reached."""
+async def test_a_replaying_stream_is_not_slow() -> None:
+    """No event is queued for it, so it reaches no limit."""
     broadcaster = make_broadcaster(queue_size=2)
     await publish(broadcaster, *["x" * (PAGE_BYTES // 2 - 100)] * 10)
     stream = broadcaster.subscribe(since="earliest")
@@ -283,8 +284,8 @@ async def test_catching_up_is_not_being_slow() -> None:
     assert stream.closed is None
 
 
-async def test_a_stream_that_has_caught_up_has_the_queue_of_any_reader() -> None:
-    """Live from the moment it waits for what comes, it is slow as any reader is."""
+async def test_a_stream_is_live_after_its_replay() -> None:
+    """It has a queue once it waits for events, and can be slow."""
     broadcaster = make_broadcaster(queue_size=2)
     await publish(broadcaster, "a")
     stream = broadcaster.subscribe(since="earliest")
@@ -298,8 +299,8 @@ async def test_a_stream_that_has_caught_up_has_the_queue_of_any_reader() -> None
     assert stream.closed is CloseReason.SLOW
 
 
-async def test_a_stream_that_has_caught_up_waits_for_what_comes() -> None:
-    """A page that turns out to hold nothing it wants is no end."""
+async def test_a_stream_waits_for_events_after_its_replay() -> None:
+    """An empty page does not end it."""
     broadcaster = make_broadcaster(history_size=10_000)
     await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["a"])] * 5000)
     waiting = asyncio.ensure_future(anext(broadcaster.subscribe("a*", since="earliest", events=["u"])))
@@ -316,10 +317,10 @@ async def test_a_stream_that_has_caught_up_waits_for_what_comes() -> None:
         (f"{EPOCH}-99", "unknown", 5, []),
     ],
 )
-async def test_a_loss_is_told_once_before_anything_newer(
+async def test_a_loss_is_one_reset_before_newer_events(
     since: str, reason: str, at: int, rest: list[Received]
 ) -> None:
-    """As an event of no channel, whose id is where to go on; then what is held, then what is live."""
+    """It has no channel and the id to resume from. Kept events follow, then live ones."""
     broadcaster = make_broadcaster(history_size=2)
     await publish(broadcaster, *"abcde")
     stream = broadcaster.subscribe(since=since)
@@ -333,15 +334,15 @@ async def test_a_loss_is_told_once_before_anything_newer(
     assert sum(broadcaster.counts.resets.values()) == 1
 
 
-async def test_a_loss_is_told_whatever_types_are_wanted(broadcaster: Broadcaster) -> None:
-    """The server's own events pass every filter."""
+async def test_a_reset_passes_the_filter_of_types(broadcaster: Broadcaster) -> None:
+    """It is a system event."""
     async with broadcaster.subscribe(since="fedcba98-1", events=["t"]) as stream:
         assert (await anext(stream)).event == "$reset"
         assert broadcaster.counts.resets == {"epoch": 1}
 
 
-async def test_a_loss_names_the_channels_that_lost_something() -> None:
-    """Those that it asked for, where nobody knows which."""
+async def test_a_reset_has_the_channels_with_a_loss() -> None:
+    """If they are not known it has all of the subscription."""
     broadcaster = make_broadcaster(history_size=1)
     for channel in ("a", "a", "b"):
         await broadcaster.broadcast("x", channels=[channel])
@@ -351,8 +352,8 @@ async def test_a_loss_names_the_channels_that_lost_something() -> None:
 
 
 @pytest.mark.parametrize("since", [None, "earliest", "yesterday"])
-async def test_a_last_event_id_that_is_unknown_is_told_as_a_loss(since: str | None) -> None:
-    """As over HTTP, and whatever `since` says: a program that kept it over a restart goes on."""
+async def test_an_unknown_last_event_id_gets_a_reset(since: str | None) -> None:
+    """It is as over HTTP, whatever `since` is: a program with an id from before a restart continues."""
     broadcaster = make_broadcaster()
     await broadcaster.broadcast("held")
     async with broadcaster.subscribe(last_event_id="order-7", since=since) as stream:
@@ -363,8 +364,8 @@ async def test_a_last_event_id_that_is_unknown_is_told_as_a_loss(since: str | No
 
 
 @pytest.mark.parametrize("since", ["yesterday", "never-ours"])
-async def test_a_since_that_means_nothing_is_refused_at_its_first_use(since: str) -> None:
-    """It depends on what is held then; no subscriber is left."""
+async def test_an_invalid_since_is_refused_at_the_first_use(since: str) -> None:
+    """It depends on the history then. No subscriber is left."""
     broadcaster = make_broadcaster()
     stream = broadcaster.subscribe(since=since)
     with pytest.raises(EventError, match=f"^since: '{since}' is neither an age "):
@@ -374,8 +375,8 @@ async def test_a_since_that_means_nothing_is_refused_at_its_first_use(since: str
     assert (broadcaster.client_count, broadcaster.counts.opened) == (0, 0)
 
 
-async def test_a_stream_is_given_no_opening_and_no_heartbeat() -> None:
-    """It cannot be cut: what it gets is what was published, and news of a loss."""
+async def test_a_stream_gets_no_open_event_and_no_heartbeat() -> None:
+    """It has no connection to lose, so it gets published events and resets only."""
     broadcaster = make_broadcaster(heartbeat=0.01)
     stream = broadcaster.subscribe()
     waiting = asyncio.ensure_future(anext(stream))
@@ -385,8 +386,8 @@ async def test_a_stream_is_given_no_opening_and_no_heartbeat() -> None:
     assert await waiting == received(1, "a")
 
 
-async def test_left_while_catching_up_it_gives_nothing_more(broadcaster: Broadcaster) -> None:
-    """Neither of its page nor of the history behind that."""
+async def test_a_stream_left_during_its_replay_yields_nothing_more(broadcaster: Broadcaster) -> None:
+    """It yields neither the rest of its page nor later ones."""
     await publish(broadcaster, *["x" * (PAGE_BYTES // 3)] * 10)
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
@@ -395,8 +396,8 @@ async def test_left_while_catching_up_it_gives_nothing_more(broadcaster: Broadca
     assert (broadcaster.client_count, stream.closed) == (0, CloseReason.LEFT)
 
 
-async def test_closing_the_broadcaster_ends_it_while_it_catches_up(broadcaster: Broadcaster) -> None:
-    """After the page it has; the rest is there for its last id when it comes back."""
+async def test_closing_the_broadcaster_ends_a_replay(broadcaster: Broadcaster) -> None:
+    """The page in progress is yielded. The rest stays in the history for the last id."""
     await publish(broadcaster, *["x" * (PAGE_BYTES // 3 - 100)] * 10)
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
@@ -405,8 +406,8 @@ async def test_closing_the_broadcaster_ends_it_while_it_catches_up(broadcaster: 
     assert (stream.closed, broadcaster.counts.closed) == (CloseReason.DRAIN, {"drain": 1})
 
 
-async def test_a_long_history_with_nothing_for_it_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everyone else may go between two parts of it, also when it ends with an event for it."""
+async def test_a_long_history_without_matches_blocks_no_other_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others run between two parts of it, also if a match is at its end."""
     monkeypatch.setattr(backend, "PAGE_SCAN_LIMIT", 10)
     broadcaster = make_broadcaster(history_size=1000)
     await publish(broadcaster, *["x"] * 500)
@@ -425,10 +426,10 @@ async def test_a_long_history_with_nothing_for_it_holds_nobody_up(monkeypatch: p
 
 
 @pytest.mark.parametrize("how", ["cancelled", "closed", "drained"])
-async def test_a_stream_in_a_history_with_nothing_for_it_can_be_let_go(
+async def test_a_stream_in_a_history_without_matches_can_be_cancelled(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in any other wait for its next event, and at once."""
+    """It is at once, as when waiting for an event."""
     monkeypatch.setattr(backend, "PAGE_SCAN_LIMIT", 1)
     broadcaster = make_broadcaster(history_size=1000)
     await publish(broadcaster, *["x"] * 1000)
@@ -449,8 +450,7 @@ async def test_a_stream_in_a_history_with_nothing_for_it_can_be_let_go(
     assert [each async for each in stream] == []
 
 
-async def test_garbage_that_was_catching_up_is_let_go(broadcaster: Broadcaster) -> None:
-    """Whatever it has yet to get."""
+async def test_garbage_collection_releases_a_replaying_stream(broadcaster: Broadcaster) -> None:
     await publish(broadcaster, *["x" * PAGE_BYTES] * 3)
     async for _ in broadcaster.subscribe(since="earliest"):
         break

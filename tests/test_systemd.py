@@ -1,4 +1,4 @@
-"""The units of `docs/deploy/systemd`: what systemd itself says of them, and that they fit the server."""
+"""The units of `docs/deploy/systemd`: checked by systemd, and with the server."""
 
 import re
 import signal
@@ -23,7 +23,7 @@ EXPOSURE = 20
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
-    """Return what a unit says, by name; what is said twice as two."""
+    """Return the settings of a unit by name. A repeated one has several values."""
     found: dict[str, list[str]] = {}
     for line in unit.read_text().splitlines():
         if "=" in line and not line.startswith("#"):
@@ -40,9 +40,7 @@ def units(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / SERVICE.name, tmp_path / SOCKET.name
 
 
-async def test_systemd_finds_nothing_wrong(
-    programs: Programs, program: Program, units: tuple[Path, Path]
-) -> None:
+async def test_systemd_finds_no_error(programs: Programs, program: Program, units: tuple[Path, Path]) -> None:
     verify = await programs.start(program("systemd-analyze"), "verify", *map(str, units))
     assert await verify.ended() == Ended(0)
 
@@ -57,7 +55,7 @@ async def test_systemd_calls_the_service_hardened(
 
 
 def test_the_units_fit_each_other_and_the_server() -> None:
-    """The socket is the service's, and there is time to drain."""
+    """The socket is that of the service, and the time to stop is enough."""
     service, config = settings(SERVICE), Config()
     assert service["Requires"] == [SOCKET.name]
     assert SOCKET.stem == SERVICE.stem
@@ -67,13 +65,13 @@ def test_the_units_fit_each_other_and_the_server() -> None:
 
 
 @pytest.mark.parametrize("unit", [SERVICE, SOCKET], ids=lambda unit: unit.suffix)
-def test_a_unit_says_what_it_is_for(unit: Path) -> None:
+def test_a_unit_has_a_description(unit: Path) -> None:
     first, second, *_ = unit.read_text().splitlines()
     assert all(re.fullmatch(r"# .{40,}", line) for line in (first, second))
 
 
-async def test_it_serves_as_the_units_have_it(programs: Programs, tmp_path: Path) -> None:
-    """A socket of that name, a token in a file, a watchdog: ready, and gone with 0 when it is told to."""
+async def test_the_server_runs_as_in_the_units(programs: Programs, tmp_path: Path) -> None:
+    """It has a socket by name, a token in a file and a watchdog: it gets ready, and stops with 0."""
     token = tmp_path / "token"
     token.write_text("a-token-of-somebody\n")
     (name,) = settings(SOCKET)["FileDescriptorName"]

@@ -1,4 +1,4 @@
-"""Many deadlines, and one timer."""
+"""Timeouts: many deadlines with one timer."""
 
 import asyncio
 from itertools import pairwise
@@ -7,8 +7,8 @@ from sse_broadcast.timeouts import AT_ONCE, Timeouts
 from tests.support.sockets import until
 
 
-async def test_what_is_still_here_is_late() -> None:
-    """In the order in which it was added, and what was discarded is not."""
+async def test_added_items_are_late_in_order() -> None:
+    """A discarded one is not."""
     late: list[str] = []
     deadlines = Timeouts[str](0.05, late.append)
     for name in "abcd":
@@ -20,8 +20,8 @@ async def test_what_is_still_here_is_late() -> None:
     assert late == ["a", "c", "d"]
 
 
-async def test_nothing_is_late_before_its_time() -> None:
-    """What is added later has as long as what came before."""
+async def test_no_item_is_late_before_its_time() -> None:
+    """Each has the same time from when it was added."""
     loop = asyncio.get_running_loop()
     ends: dict[str, float] = {}
     deadlines = Timeouts[str](0.1, lambda name: ends.update({name: loop.time()}))
@@ -31,12 +31,12 @@ async def test_nothing_is_late_before_its_time() -> None:
         deadlines.add(name)
         await asyncio.sleep(0.03)
     await until(lambda: len(ends) == 2)
-    # uvloop's clock has milliseconds, and rounds them down.
+    # uvloop's clock is in milliseconds, rounded down.
     assert all(ends[name] - begins[name] >= 0.098 for name in ends)
     assert ends["second"] > ends["first"]
 
 
-async def test_what_is_late_may_be_given_more_time() -> None:
+async def test_a_late_item_may_get_more_time() -> None:
     late: list[str] = []
 
     def again(name: str) -> None:
@@ -50,8 +50,8 @@ async def test_what_is_late_may_be_given_more_time() -> None:
     assert len(deadlines) == 0
 
 
-async def test_more_time_for_one_is_not_more_for_another() -> None:
-    """The timer is for the thing whose time is next, though one before it was added again."""
+async def test_more_time_for_one_item_does_not_delay_another() -> None:
+    """The timer is for the next deadline, though an earlier item was added again."""
     loop = asyncio.get_running_loop()
     late: list[str] = []
 
@@ -73,7 +73,7 @@ async def test_more_time_for_one_is_not_more_for_another() -> None:
     deadlines.close()
 
 
-async def test_ten_thousand_have_one_timer() -> None:
+async def test_ten_thousand_items_have_one_timer() -> None:
     deadlines = Timeouts[int](0.02, lambda _: None)
     for number in range(10_000):
         deadlines.add(number)
@@ -85,7 +85,7 @@ async def test_ten_thousand_have_one_timer() -> None:
     await until(lambda: deadlines.due is None)
 
 
-async def test_closed_it_waits_for_nothing() -> None:
+async def test_closing_cancels_the_timer() -> None:
     late: list[str] = []
     deadlines = Timeouts[str](0.01, late.append)
     deadlines.add("a")
@@ -95,8 +95,8 @@ async def test_closed_it_waits_for_nothing() -> None:
     assert late == []
 
 
-async def test_thousands_that_are_late_together_go_a_few_in_each_turn() -> None:
-    """Whatever else the loop has to do comes in between."""
+async def test_thousands_of_late_items_are_handled_a_few_in_each_turn() -> None:
+    """Other callbacks of the loop run between."""
     late: list[int] = []
     deadlines = Timeouts[int](0.02, late.append)
     for number in range(5 * AT_ONCE + 1):

@@ -1,4 +1,4 @@
-"""The codec, as whole bytes."""
+"""Wire format: the codec, as whole bytes."""
 
 import pytest
 from hypothesis import given
@@ -43,13 +43,13 @@ EVENTS = st.builds(
         (Event("x", type="t", id="7", retry=5), b"event: t\nretry: 5\ndata: x\nid: 7\n\n"),
     ],
 )
-def test_an_event_is_encoded_to_these_bytes(event: Event, frame: bytes) -> None:
-    """LF line ends, one space after the colon, a blank line at the end."""
+def test_an_event_has_these_bytes(event: Event, frame: bytes) -> None:
+    """Line ends are LF, a space follows the colon, and a blank line is at the end."""
     assert encode(event) == frame
 
 
-def test_an_id_stands_for_the_events_own() -> None:
-    """Where an event was placed, unless it keeps the id that its publisher chose."""
+def test_the_given_id_is_used_unless_the_event_has_one() -> None:
+    """It is that of the position. A publisher's own id is kept."""
     assert encode(Event("x", id="7"), "0123abcd-8") == b"data: x\nid: 0123abcd-8\n\n"
     assert encode(Event("x"), "0123abcd-8") == b"data: x\nid: 0123abcd-8\n\n"
     assert encode(Event("x", key="k", json=True)) == b"data: x\n\n"
@@ -57,17 +57,17 @@ def test_an_id_stands_for_the_events_own() -> None:
 
 @given(EVENTS, st.none() | LINE)
 def test_the_size_is_the_length_of_the_frame(event: Event, id: str | None) -> None:
-    """Known mostly without making the frame, and exactly."""
+    """It is exact, and mostly computed without encoding."""
     assert size(event, id) == len(encode(event, id))
 
 
 def test_a_chunk_is_its_length_in_hexadecimal_and_its_bytes() -> None:
-    """The framing of RFC 9112, 7.1."""
+    """RFC 9112, 7.1."""
     assert chunk(b"data: 0123456789\n\n") == b"12\r\ndata: 0123456789\n\n\r\n"
 
 
 def test_a_comment_is_one_line_with_a_space() -> None:
-    """Some clients take an empty comment and its next line as one, others show a blank line as an event."""
+    """Some clients join an empty comment with the next line, others dispatch an event at a blank line."""
     assert HEARTBEAT_COMMENT == b": \n"
     decoder = Decoder()
     assert decoder.feed(HEARTBEAT_COMMENT + encode(Event("x"), "7") + HEARTBEAT_COMMENT) == [
@@ -76,7 +76,7 @@ def test_a_comment_is_one_line_with_a_space() -> None:
 
 
 def test_the_preamble_is_no_block_of_its_own() -> None:
-    """It belongs to the block that comes next, and `retry` takes effect before that."""
+    """It is part of the next block, and its `retry` applies before that."""
     assert preamble(2500) == b": \nretry: 2500\n"
     decoder = Decoder()
     assert decoder.feed(preamble(2500)) == []
@@ -85,13 +85,13 @@ def test_the_preamble_is_no_block_of_its_own() -> None:
 
 
 def test_a_stream_declares_its_charset() -> None:
-    """Clients built on `requests` read Latin-1 where a text type has none."""
+    """Clients with `requests` decode a text type without one as Latin-1."""
     assert (CONTENT_TYPE, CONTENT_TYPE_HEADER) == ("text/event-stream", "text/event-stream; charset=utf-8")
 
 
 @given(EVENTS, LINE)
 def test_the_id_is_the_last_line_of_a_block(event: Event, id: str) -> None:
-    """A client that takes an id as its line passes has all of the event by then."""
+    """A client that takes an id at once has the whole event by then."""
     block = encode(event, id)
     assert block.endswith(f"\nid: {id}\n\n".encode())
     assert block.count(b"\nid: ") == 1
@@ -103,10 +103,8 @@ def as_received(event: Event) -> Event:
 
 
 @given(st.lists(EVENTS, max_size=4), st.data())
-def test_decoding_what_was_encoded_gives_it_back_cut_anywhere(
-    events: list[Event], data: st.DataObject
-) -> None:
-    """decode(encode(e)) == e with line ends as LF, whatever pieces the bytes arrive in."""
+def test_decoding_an_encoded_event_returns_it(events: list[Event], data: st.DataObject) -> None:
+    """decode(encode(e)) == e with line ends as LF, in any chunks."""
     stream = b"".join(map(encode, events))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=8)))
     decoder, received = Decoder(), []
@@ -116,8 +114,8 @@ def test_decoding_what_was_encoded_gives_it_back_cut_anywhere(
 
 
 @given(EVENTS)
-def test_nothing_in_an_event_ends_its_block_early(event: Event) -> None:
-    """An encoded event has one blank line, at its end, and every line is a field of the format."""
+def test_no_event_ends_its_block_early(event: Event) -> None:
+    """An encoded event has one blank line, at its end, and every other line is a field."""
     *lines, last, after = encode(event).split(b"\n")
     assert (last, after) == (b"", b"")
     assert all(line.startswith((b"data: ", b"event: ", b"id: ", b"retry: ")) for line in lines)
@@ -125,7 +123,7 @@ def test_nothing_in_an_event_ends_its_block_early(event: Event) -> None:
 
 
 @given(st.binary())
-def test_the_decoder_takes_any_bytes(data: bytes) -> None:
+def test_the_decoder_accepts_any_bytes(data: bytes) -> None:
     Decoder().feed(data + b"\n\n")
 
 
@@ -140,7 +138,7 @@ def test_the_decoder_takes_any_bytes(data: bytes) -> None:
         ),
         (b"data\n\ndata\ndata\n\ndata:", [Event(""), Event("\n")]),
         (b"data:test\n\ndata: test\n\n", [Event("test"), Event("test")]),
-        # And what else a stream may hold.
+        # Other input.
         (b"\xef\xbb\xbfdata: after a mark\n\n", [Event("after a mark")]),
         (b"data: a\r\rdata: b\r\n\r\ndata: c\n\n", [Event("a"), Event("b"), Event("c")]),
         (b"id: a\0b\ndata: x\n\n", [Event("x")]),
@@ -151,22 +149,22 @@ def test_the_decoder_takes_any_bytes(data: bytes) -> None:
         (b"unknown: x\ndata: y\n\n", [Event("y")]),
     ],
 )
-def test_the_decoder_reads_what_the_standard_says(stream: bytes, events: list[Event]) -> None:
-    """The standard's own examples, whole and byte by byte."""
+def test_the_decoder_agrees_with_the_standard(stream: bytes, events: list[Event]) -> None:
+    """Its examples are decoded whole and byte by byte."""
     assert Decoder().feed(stream) == events
     decoder = Decoder()
     assert [event for byte in stream for event in decoder.feed(bytes([byte]))] == events
 
 
-def test_the_last_event_id_outlives_events_without_one() -> None:
-    """A reader reconnects with the last id it was told, by another server's block of an id alone too."""
+def test_the_last_event_id_is_kept_over_events_without_one() -> None:
+    """A client resumes with the last id, also one in a block of its own, as other servers send it."""
     decoder = Decoder()
     assert decoder.feed(b"id: 7\n\ndata: x\n\n") == [Event("x")]
     assert decoder.last_event_id == "7"
 
 
-def test_a_long_line_in_many_pieces_is_read_whole() -> None:
-    """A megabyte that arrives in small pieces is one event."""
+def test_a_long_line_in_many_pieces_is_decoded() -> None:
+    """A megabyte in small chunks is one event."""
     decoder, data = Decoder(), "x" * 1_000_000
     frame = encode(Event(data))
     pieces = (frame[start : start + 1000] for start in range(0, len(frame), 1000))

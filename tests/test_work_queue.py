@@ -1,4 +1,4 @@
-"""Long work: one piece in each turn of the loop, for one caller after another."""
+"""Work queue: long work in slices, one per turn of the loop, by turns of callers."""
 
 import asyncio
 import functools
@@ -11,7 +11,7 @@ from tests.support.sockets import until
 
 
 class Work:
-    """Work that notes its pieces, and its end however it comes."""
+    """Work that records its slices, and its end of any kind."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -28,7 +28,7 @@ class Work:
 
 
 async def turns_of(loop_work: Callable[[], int]) -> list[int]:
-    """Return how much was done after each turn of the loop, until nothing more is."""
+    """Return the slices done after each turn of the loop, until there is no more work."""
     counts = [loop_work()]
     for _ in range(100):
         await asyncio.sleep(0)
@@ -38,7 +38,7 @@ async def turns_of(loop_work: Callable[[], int]) -> list[int]:
     return counts
 
 
-async def test_what_takes_one_piece_is_done_at_once() -> None:
+async def test_work_of_one_slice_is_done_at_once() -> None:
     queue, work = WorkQueue(), Work()
     turned = asyncio.get_running_loop().call_soon(work.done.append, "turn")
     assert await queue.run(work.steps("a", 1), caller="x") == "a"
@@ -47,7 +47,7 @@ async def test_what_takes_one_piece_is_done_at_once() -> None:
     turned.cancel()
 
 
-async def test_a_turn_of_the_loop_does_one_piece() -> None:
+async def test_a_turn_of_the_loop_does_one_slice() -> None:
     queue, work = WorkQueue(), Work()
     jobs = [queue.start(work.steps(name, 4), caller=name) for name in "abc"]
     assert work.done == ["a1", "b1", "c1"]
@@ -57,7 +57,7 @@ async def test_a_turn_of_the_loop_does_one_piece() -> None:
 
 
 async def test_callers_take_turns() -> None:
-    """However much one asks for, another waits for one piece of it before each of its own."""
+    """However much work one has, another waits for one slice of it before each of its own."""
     queue, work = WorkQueue(), Work()
     greedy = [asyncio.create_task(queue.run(work.steps(name, 3), caller="greedy")) for name in "abc"]
     await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def test_callers_take_turns() -> None:
     assert await asyncio.gather(*greedy) == ["a", "b", "c"]
 
 
-async def test_work_of_one_caller_goes_on_one_after_another() -> None:
+async def test_work_of_one_caller_is_done_in_order() -> None:
     queue, work = WorkQueue(), Work()
     assert await asyncio.gather(*[queue.run(work.steps(name, 2), caller="x") for name in "abc"]) == [*"abc"]
     assert work.done == ["a1", "a2", "a.", "b1", "b2", "b.", "c1", "c2", "c."]
@@ -87,7 +87,7 @@ async def test_work_ends_with_its_waiter() -> None:
     assert len(queue) == 0
 
 
-async def test_the_last_waiter_leaves_nothing_to_do() -> None:
+async def test_the_last_waiter_leaves_no_work() -> None:
     queue, work = WorkQueue(), Work()
     waiting = asyncio.create_task(queue.run(work.steps("a", 9), caller="x"))
     await asyncio.sleep(0)
@@ -100,7 +100,7 @@ async def test_the_last_waiter_leaves_nothing_to_do() -> None:
 
 
 async def test_work_that_was_started_goes_on_without_a_waiter() -> None:
-    """What is half done must not be left so because a client has gone."""
+    """It must not stop in the middle because a client left."""
     queue, work = WorkQueue(), Work()
 
     async def wait() -> str:
@@ -114,7 +114,7 @@ async def test_work_that_was_started_goes_on_without_a_waiter() -> None:
 
 
 @pytest.mark.parametrize("pieces", [0, 2])
-async def test_what_work_raises_is_its_waiters(pieces: int) -> None:
+async def test_an_exception_of_work_is_raised_in_its_waiter(pieces: int) -> None:
     queue, work = WorkQueue(), Work()
 
     def failing() -> SlicedWork[None]:
@@ -130,15 +130,15 @@ async def test_what_work_raises_is_its_waiters(pieces: int) -> None:
     assert work.done[-1] == "a."
 
 
-def test_work_can_be_finished_in_one_piece() -> None:
-    """By a program that does not mind."""
+def test_work_can_be_finished_in_one_slice() -> None:
+    """A program that may block does so."""
     work = Work()
     assert run_to_completion(work.steps("a", 3)) == "a"
     assert work.done == ["a1", "a2", "a3", "a."]
 
 
-def test_what_waits_is_given_by_turns() -> None:
-    """One of each caller, in the order in which it came; who comes back waits behind the others."""
+def test_waiting_work_is_done_by_turns() -> None:
+    """Each caller has one in the order of arrival. A caller with another waits behind the others."""
     queue = FairQueue[str]()
     for thing in ("a1", "a2", "a3", "b1", "c1"):
         queue.append(thing, caller=thing[0])
@@ -153,14 +153,14 @@ def waits_for_two(lock: FairLock) -> bool:
 
 
 async def acquired(lock: FairLock, caller: str, order: list[str], name: str) -> None:
-    """Note a name once the lock is held, and pass the lock on."""
+    """Record a name once the lock is held, and release the lock."""
     await lock.acquire(caller)
     order.append(name)
     lock.release()
 
 
 async def test_a_fair_lock_goes_from_caller_to_caller() -> None:
-    """However many waiters one caller has, another caller's first waiter is next but one."""
+    """However many waiters one caller has, the first one of another caller is the next but one."""
     lock, order = FairLock(), list[str]()
     await lock.acquire("holder")
     waiters = [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1"), ("b", "b2")]
@@ -174,7 +174,7 @@ async def test_a_fair_lock_goes_from_caller_to_caller() -> None:
 
 
 async def test_a_cancelled_waiter_gives_its_turn_to_the_next() -> None:
-    """Whether it still waits, or has just been given the lock."""
+    """It is still waiting, or has just got the lock."""
     for given in (False, True):
         lock, order = FairLock(), list[str]()
         await lock.acquire("holder")

@@ -345,7 +345,7 @@ UNSAFE += ["ftp://localhost/", "file:///etc/passwd", "https://", "https:///jwks"
         ("https://secret@id.example.com/", "a URL with a user or a password is not allowed"),
     ],
 )
-def test_an_unencrypted_url_of_another_machine_is_refused(url: str, problem: str) -> None:
+def test_an_unsafe_or_malformed_url_is_refused(url: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=exactly(f"jwt_jwks: {problem}")):
         Jwks(url, refresh=3600.0)
 

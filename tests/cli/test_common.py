@@ -44,7 +44,7 @@ TOKEN = "a-token-of-somebody"
 
 
 def test_the_list_of_commands() -> None:
-    """A new command needs its tests, and its place in docs/command-line.md."""
+    """A new command needs tests, and its section in docs/command-line.md."""
     assert COMMANDS == [
         "bench",
         "completion",
