@@ -29,7 +29,7 @@ class CountedFormat(TextFormat):
 
 
 def test_the_id_has_the_epoch_and_the_position() -> None:
-    """As a Last-Event-ID it names a place in one life of the history."""
+    """A Last-Event-ID with it names a place in one life of the history."""
     assert placed(Event("hello")).id == "0123abcd-42"
     assert placed(Event("hello")).frame(TEXT) == b"data: hello\nid: 0123abcd-42\n\n"
 

@@ -133,7 +133,7 @@ async def test_a_frozen_stream_is_removed_after_its_deadline(serve: Serve) -> No
 
 
 async def test_a_refused_stream_is_not_registered(serve: Serve) -> None:
-    """Nor is one that is told to reconnect, nor a HEAD request."""
+    """Neither is one with a reconnection time, nor a HEAD request."""
     server = await serve(subscribed_channels=1)
     await join(server, await server.connect())
     for path in ("/events/another", "/events?format=x"):
