@@ -234,7 +234,7 @@ def test_the_core_imports_no_driver() -> None:
 
 
 def test_an_extra_is_imported_where_it_is_needed() -> None:
-    """It is inside a function: a server without the feature need not have it installed."""
+    """The import is in a function: a server without the feature need not have the extra."""
     for path in MODULES.values():
         tops = ast.parse(path.read_text()).body
         names = {each.name for node in tops if isinstance(node, ast.Import) for each in node.names}

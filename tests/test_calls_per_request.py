@@ -61,7 +61,7 @@ def require_short(title: str, calls: Counter[tuple[str, str]]) -> None:
 
 
 async def test_a_publish_to_one_subscriber_has_few_calls(serve: Serve, connect: Connect) -> None:
-    """They are from the first byte of the request to the frame of the subscriber."""
+    """Calls count from the first byte of the request to the frame of the subscriber."""
     server = await serve()
     subscriber, publisher = await connect(server), await connect(server)
     await subscriber.subscribe(path="/events/news")
@@ -78,7 +78,7 @@ async def test_a_publish_to_one_subscriber_has_few_calls(serve: Serve, connect: 
 
 
 async def test_a_subscription_has_few_calls(serve: Serve, connect: Connect) -> None:
-    """They are from the first byte of the request to the first frame."""
+    """Calls count from the first byte of the request to the first frame."""
     server = await serve()
     clients = [await connect(server) for _ in range(2 * REQUESTS)]
 

@@ -89,7 +89,7 @@ def test_a_name_has_1_to_128_characters() -> None:
 
 
 def test_at_least_one_channel_is_required() -> None:
-    """It is for publishing and for subscribing."""
+    """Both publishing and subscribing need one."""
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):
         validate_channels([])
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):

@@ -175,7 +175,7 @@ async def test_a_bad_channel_is_refused_by_the_server(
 
 
 async def test_any_valid_channel_can_be_used(server: Server) -> None:
-    """It is in the path unchanged."""
+    """The path has the name unchanged."""
     names = ["a", "A.b_c:d@e~f-g", "...", "x" * 128, ".a", "~"]
     async with Client(server.url) as client:
         stream = client.subscribe(names, format="json")
@@ -289,7 +289,7 @@ async def test_a_stream_cut_within_an_event_is_resumed_before_it(speak: Speak, w
 
 
 async def test_a_stream_that_ends_is_opened_again(speak: Speak, waits: list[float]) -> None:
-    """It is after `retry`, without an error. The id is kept if the next stream has none."""
+    """The client waits for `retry`, without an error. Its id is kept if the next stream has none."""
     script = await speak(
         STREAM + chunk(b"retry: 700\nid: 7\ndata: one\n\n") + END,
         STREAM + chunk(b"data: two\n\n") + END,
@@ -632,7 +632,7 @@ def test_a_line_has_the_form_that_the_server_accepts() -> None:
 
 
 async def test_lines_of_a_chunk_are_one_request(server: Server) -> None:
-    """It is so within the limits. Later lines are another request, and no chunk is read ahead."""
+    """The limits may split them. Later lines are another request, and no chunk is read ahead."""
     async with server.broadcaster.subscribe("c"), Client(server.url) as client:
         stream = client.publish_lines(in_pieces(["a", "b"], [], ["c"]), channels=["c"])
         epoch = server.broadcaster.cursor.partition("-")[0]
@@ -744,7 +744,7 @@ async def test_a_json_array_is_one_batch(server: Server) -> None:
 
 
 async def test_an_id_without_an_event_moves_the_cursor(speak: Speak, waits: list[float]) -> None:
-    """It is that of `$open` or of a heartbeat, once its block is complete."""
+    """`$open` and heartbeats have one. It counts once the block is complete."""
     script = await speak(
         STREAM + chunk(b":\nretry: 700\nid: 7\n\n") + END,
         STREAM + chunk(b":\nid: 9\n\nid: 11\n"),
@@ -856,7 +856,7 @@ async def test_no_other_origin_gets_the_token(speak: Speak, status: str) -> None
 
 
 async def test_redirected_streams_and_publishes_carry_no_token_to_another_origin(speak: Speak) -> None:
-    """They are followed without a credential."""
+    """The client follows the redirect without a credential."""
     other = await speak(STREAM + chunk(b"data: one\n\n") + END, RECEIPT)
     script = await speak(redirect(f"{other.url}/events"), redirect(f"{other.url}/send"))
     async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
@@ -998,7 +998,7 @@ SURELY_NOT_PUBLISHED = {
 async def test_unpublished_lines_are_sent_again(
     speak: Speak, waits: list[float], answer: bytes, wait: float, longer: float
 ) -> None:
-    """They are the same bytes, before later ones. Each outage is reported once."""
+    """The same bytes are sent again, before later lines. Each outage is reported once."""
     script = await speak(answer, answer, RECEIPT, answer, RECEIPT)
     told: list[str] = []
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
@@ -1099,7 +1099,7 @@ async def test_lines_wait_no_longer_than_the_given_time(
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b"])
 async def test_a_permanent_connection_error_is_not_retried(waits: list[float], url: str) -> None:
-    """It is an impossible address, or an untrusted certificate."""
+    """Examples are an impossible address and an untrusted certificate."""
     counts, error = await publish_lines(url, ["a"], retry_for=60)
     assert (counts, waits) == ([], [])
     assert error is not None
@@ -1176,7 +1176,7 @@ async def test_the_reason_of_a_malformed_response_is_short(answer: bytes, reason
 
 
 async def test_the_reason_of_an_unsent_body_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has neither the address, as aiohttp's has, nor a missing error number."""
+    """The text has neither the address, which aiohttp's has, nor a missing error number."""
     broken = aiohttp.ClientOSError(None, "Can not write request body for http://127.0.0.1:8000/send")
     monkeypatch.setattr(aiohttp.ClientSession, "request", Mock(side_effect=broken))
     assert await why("http://127.0.0.1:8000") == "it closed the connection"

@@ -31,7 +31,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
 
 
 def test_the_clock_begins_at_the_wall_time(clocks: Clocks) -> None:
-    """It has seconds since 1970."""
+    """The unit is seconds since 1970."""
     assert Clock().now() == 1_700_000_000.0
 
 
@@ -86,7 +86,7 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("far_away")
 def test_a_time_is_utc_with_milliseconds() -> None:
-    """It is so in every time zone. It is rounded down, never into the next second."""
+    """The local time zone does not matter. It is rounded down, never into the next second."""
     assert time.timezone == -13 * 3600
     assert utc_milliseconds(1_795_381_966.0429) == "2026-11-22T21:12:46.042Z"
     assert utc_milliseconds(0.9999) == "1970-01-01T00:00:00.999Z"

@@ -26,7 +26,7 @@ def test_every_block_has_a_test() -> None:
 
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
-    """It has the described settings."""
+    """The settings are those described."""
     file = tmp_path / "config.toml"
     file.write_text(BLOCKS["configuration"].code)
     config = load({}, environ={}, file=file).config
@@ -34,7 +34,7 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
 
 
 def test_the_rules_load(tmp_path: Path) -> None:
-    """They have the described settings."""
+    """The settings are those described."""
     file = tmp_path / "config.toml"
     file.write_text(BLOCKS["rules"].code)
     (rule,) = load({}, environ={}, file=file).config.channel

@@ -143,7 +143,7 @@ def test_a_publisher_may_not_choose_this_id(text: str, problem: str) -> None:
 
 @given(st.text(max_size=140))
 def test_a_valid_custom_id_is_parsed_as_one(text: str) -> None:
-    """It is so in a header, and marked as such in `since`."""
+    """Last-Event-ID and `since` both accept it, and `since` marks it."""
     try:
         validate_custom_id(text)
     except EventError:

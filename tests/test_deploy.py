@@ -155,7 +155,7 @@ async def test_the_probes_have_the_state_of_the_server(server: Started) -> None:
 
 
 async def test_the_pre_stop_hook_waits(programs: Programs) -> None:
-    """It is a program of the image, since its Debian has no other."""
+    """The hook runs `sleep`, which the image has."""
     program, seconds = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
     assert float(seconds) > CONTAINER["readinessProbe"]["periodSeconds"]
     assert (await (await programs.start(program, "0")).ended()).code == 0
@@ -188,7 +188,7 @@ def test_a_container_has_enough_time_to_stop() -> None:
 
 
 def test_the_manifests_are_valid() -> None:
-    """They are so by Kubernetes' own schema, strictly, of the oldest and the newest supported version."""
+    """Kubernetes' own strict schemas of the oldest and the newest supported version accept them."""
     for version in ("1.25", "1.37"):
         checked = subprocess.run(
             [SCRIPTS / "kubernetes-validate", "--strict", "-k", version, DEPLOY / "kubernetes.yaml"],
@@ -233,7 +233,7 @@ def test_a_pod_has_no_privileges() -> None:
 
 
 def test_a_pod_has_the_documented_memory() -> None:
-    """It is for the process, a full history in two formats, and ten thousand subscribers."""
+    """The sum is the process, a full history in two formats, and ten thousand subscribers."""
     config = pod_config()
     sizes = {kind: CONTAINER["resources"][kind]["memory"] for kind in ("requests", "limits")}
     assert sizes == {"requests": "512Mi", "limits": "1Gi"}

@@ -45,7 +45,7 @@ def uncommented() -> str:
 
 
 def test_the_example_tables_load_with_every_key(tmp_path: Path) -> None:
-    """They are uncommented. A token has one of its three sources."""
+    """The test uncomments them. A token has one of its three sources."""
     file = tmp_path / "config.toml"
     file.write_text(uncommented())
     config = load({}, environ={}, file=file).config
@@ -123,7 +123,7 @@ def dockerfile() -> list[str]:
 
 
 def test_the_image_runs_without_root_and_has_a_health_check() -> None:
-    """It has exec form, a stop signal that the server handles, and a health check by the command line."""
+    """Its command is in exec form, with a stop signal that the server handles. `health` is the check."""
     lines = dockerfile()
     assert "USER 10001:10001" in lines
     assert 'ENTRYPOINT ["sse-broadcast", "serve"]' in lines
@@ -141,7 +141,7 @@ def test_the_image_copies_exactly_what_its_build_needs() -> None:
 
 @pytest.mark.timeout(300)
 def test_the_images_commands_install_a_server_that_runs(tmp_path: Path) -> None:
-    """They are the RUN lines of the Dockerfile, in a folder with its context only."""
+    """The test runs the RUN lines of the Dockerfile in a folder with its context only."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "sse_broadcast"):

@@ -226,7 +226,7 @@ def test_the_open_event_has_the_interval_of_heartbeats(
 
 
 def test_the_properties_of_each_format() -> None:
-    """They are its media type, its content type, and whether a block depends on the channel."""
+    """These are its media type, its content type, and whether a block depends on the channel."""
     assert [
         (format.content_type, format.content_type_header, format.names_channel)
         for format in (encoding.format for encoding in BARE)

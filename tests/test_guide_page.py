@@ -339,7 +339,7 @@ async def test_a_visitor_without_login_gets_no_token(
 
 
 async def test_the_proxy_exposes_nothing_else(programs: Programs, program: Program, tmp_path: Path) -> None:
-    """It is as step 6 says, and no token is in a log."""
+    """Only the paths of step 6 are reachable, and no token is in a log."""
     async with opened(programs, program, tmp_path) as shop, httpx.AsyncClient(base_url=shop.url) as client:
         await client.get("/login?user=8")
         answer = await client.get("/live-token")

@@ -69,7 +69,7 @@ async def test_a_subscription_begins_at_a_cursor(serve: Serve, programs: Program
 
 
 async def test_many_events_are_published(serve: Serve, programs: Programs, program: Program) -> None:
-    """They are a batch, a stream of lines, and one that is sent twice and published once."""
+    """The examples are a batch, a stream of lines, and one sent twice and published once."""
     program("curl")
     server = await serve()
     answers = (await (await bash(programs, BLOCKS["many"].at(server.port), server.port)).ended()).out
@@ -133,7 +133,7 @@ def rows(section: str) -> list[str]:
 
 
 async def test_every_path_and_method_is_in_the_table(server: Server, connect: Connect) -> None:
-    """They are those of the OpenAPI document without HEAD and OPTIONS."""
+    """The OpenAPI document has the same, apart from HEAD and OPTIONS."""
     _, body = await (await connect(server)).ask("GET", "/openapi.json")
     document = json.loads(body)
     described = {
@@ -151,7 +151,7 @@ async def test_every_path_and_method_is_in_the_table(server: Server, connect: Co
 
 
 def test_every_reason_is_in_its_table() -> None:
-    """They are the reasons of `$reset`, of `$close` and of refusals."""
+    """The tables are those of `$reset`, of `$close` and of refusals."""
     tables = PAGE.section("What a stream contains")
     losses, _, ends = tables.partition("| reason of a `$close` |")
     reasons = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)

@@ -115,7 +115,7 @@ def test_every_alert_fires_for_its_cause_only(program: Program) -> None:
 
 @pytest.mark.parametrize("alert", re.findall(r"- alert: (\w+)", ALERTS))
 def test_every_alert_has_instructions(alert: str) -> None:
-    """They are the instance, the problem and the remedy."""
+    """It names the instance, the problem and the remedy."""
     rule = ALERTS.partition(f"- alert: {alert}\n")[2].partition("- alert:")[0]
     assert re.search(r"severity: (page|warn)\b", rule)
     assert "summary: " in rule

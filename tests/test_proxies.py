@@ -155,7 +155,7 @@ async def test_a_proxy_cuts_a_stream_without_heartbeats(serve: Serve, fronts: Fr
 
 @EACH
 async def test_a_client_that_leaves_is_released(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """It is at once, or when the proxy cannot write its next heartbeats."""
+    """Some proxies notice it at once, others when they cannot write the next heartbeats."""
     server = await serve(**SETTINGS, heartbeat=3600 if kind.can.notices_leaving else 0.1)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front, http2=False) as client:
@@ -330,7 +330,7 @@ BROUGHT = {
 
 @EACH
 async def test_without_the_server_a_subscriber_gets_a_refusal_as_a_stream(fronts: Fronts, kind: Kind) -> None:
-    """It is the server's form with the last id as its last line. Retry times have jitter."""
+    """The refusal is the server's own, with the last id as its last line. Retry times have jitter."""
     front = await fronts.put(kind, free_port(), HASTY.get(kind.program))
     lists = {"k3f9-1, k3f9-1041": b"id: k3f9-1041\n"} if kind.can.reads_id_lists else {}
     retries = set()

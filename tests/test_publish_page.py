@@ -179,7 +179,7 @@ async def test_django_survives_a_refusal(programs: Programs, serve: Serve) -> No
 async def test_fastapi_publishes_after_its_response(
     programs: Programs, serve: Serve, connect: Connect
 ) -> None:
-    """It is a background task."""
+    """A background task publishes."""
     server = await serve(token=TOKEN, anonymous_subscribe=("orders.*",))
     subscriber = await connect(server)
     await subscriber.subscribe(path="/events/orders.17")

@@ -180,7 +180,7 @@ async def test_the_token_may_publish(programs: Programs, program: Program, tmp_p
 
 
 def test_ci_runs_the_test_command() -> None:
-    """It is the README's."""
+    """The README shows the same command."""
     script = f"source <(sed -n '/^readme()/,/^}}/p' {shlex.quote(str(ROOT / '.ci/run'))}); readme test"
     shown = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
     assert shown.stdout.strip().endswith("-m pytest")

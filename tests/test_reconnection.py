@@ -68,7 +68,7 @@ def test_a_connection_with_an_event_is_good(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"", b": \nretry: 1\n", b"id: 1\n\n", REFUSED, FINISHED, b"data: half\n"])
 def test_a_connection_with_only_a_close_is_a_failure(data: bytes) -> None:
-    """It is a refusal."""
+    """The stream was refused."""
     assert not opened(data).worked
 
 

@@ -239,7 +239,7 @@ sys.exit(main())
 
 @pytest.mark.parametrize(("format", "debug"), [("text", " DEBUG "), ("json", '"level":"debug"')])
 async def test_a_token_appears_nowhere(programs: Programs, tmp_path: Path, format: str, debug: str) -> None:
-    """It is good or bad, in its place or another, or in bytes that are not HTTP."""
+    """Tokens are good or bad, in their place or another, or in bytes that are not HTTP."""
     command = (sys.executable, "-c", TALKATIVE, "serve", "--config", str(configure(tmp_path)))
     serving = await announced(await programs.start(*command, "--log-format", format, env=ENVIRONMENT))
     count = 0

@@ -196,7 +196,7 @@ def test_every_store_is_in_the_table_or_cannot_be_filled() -> None:
 
 
 def test_each_row_has_its_content_and_its_limit() -> None:
-    """It has the key, the limit, the place, and what happens beyond the limit."""
+    """These are the key, the limit, the place, and what happens beyond the limit."""
     assert {len(row) for row in rows()} == {6}
     assert not [row[0] for row in rows() if not (row[0] and row[1] and row[2] and row[5])]
 

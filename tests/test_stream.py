@@ -217,7 +217,7 @@ async def test_a_slow_program_with_conflation_gets_the_newest_of_each_key() -> N
     [("0123abcd-0", 1), ("0123abcd-2", 3), ("mine", 4), ("earliest", 1), ("last", 4), ("10m", 3), ("1h", 1)],
 )
 async def test_a_stream_begins_at_its_cursor(since: str, first: int, broadcaster: Broadcaster) -> None:
-    """It is an id of the server or a publisher, a keyword or an age. Live events follow."""
+    """The cursor is an id of the server or a publisher, a keyword or an age. Live events follow."""
     now = 1_700_000_000.0
     # The third event has the id `mine`: only the fourth comes after it.
     for number, age in ((1, 1800), (2, 1200), (3, 500), (4, 0)):
@@ -353,7 +353,7 @@ async def test_a_reset_has_the_channels_with_a_loss() -> None:
 
 @pytest.mark.parametrize("since", [None, "earliest", "yesterday"])
 async def test_an_unknown_last_event_id_gets_a_reset(since: str | None) -> None:
-    """It is as over HTTP, whatever `since` is: a program with an id from before a restart continues."""
+    """As over HTTP, `since` does not matter: a program with an id from before a restart continues."""
     broadcaster = make_broadcaster()
     await broadcaster.broadcast("held")
     async with broadcaster.subscribe(last_event_id="order-7", since=since) as stream:
@@ -429,7 +429,7 @@ async def test_a_long_history_without_matches_blocks_no_other_task(monkeypatch: 
 async def test_a_stream_in_a_history_without_matches_can_be_cancelled(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is at once, as when waiting for an event."""
+    """A cancellation takes effect at once, as when waiting for an event."""
     monkeypatch.setattr(backend, "PAGE_SCAN_LIMIT", 1)
     broadcaster = make_broadcaster(history_size=1000)
     await publish(broadcaster, *["x"] * 1000)

@@ -49,7 +49,7 @@ def test_an_event_has_these_bytes(event: Event, frame: bytes) -> None:
 
 
 def test_the_given_id_is_used_unless_the_event_has_one() -> None:
-    """It is that of the position. A publisher's own id is kept."""
+    """The given id is that of the position. A publisher's own id is kept."""
     assert encode(Event("x", id="7"), "0123abcd-8") == b"data: x\nid: 0123abcd-8\n\n"
     assert encode(Event("x"), "0123abcd-8") == b"data: x\nid: 0123abcd-8\n\n"
     assert encode(Event("x", key="k", json=True)) == b"data: x\n\n"

@@ -442,7 +442,7 @@ def test_unusable_credentials_are_refused(
 def test_settings_that_need_the_extra_are_refused_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    """They are when the server starts, and not at its first token."""
+    """The error comes at the start, and not with the first token."""
     monkeypatch.chdir(tmp_path)
     Path("key").write_text(SECRET)
     Path("jwks").write_bytes(jwks(jwk("RS256")))

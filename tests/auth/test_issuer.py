@@ -138,7 +138,7 @@ def test_a_caller_grants_only_what_it_has(grants: Grants, problem: str) -> None:
 
 @pytest.mark.parametrize("by", [ROOT, SHOP])
 def test_admin_cannot_be_granted(by: Principal) -> None:
-    """It is so for every caller: the visitor of a page issues no tokens."""
+    """No caller may pass it on: the visitor of a page must not issue tokens."""
     with pytest.raises(ForbiddenError, match=exactly("admin: a token cannot grant it")):
         make(by, {Action.ADMIN: ("a",)})
 

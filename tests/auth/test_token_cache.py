@@ -165,7 +165,7 @@ async def test_a_cached_token_expires(tmp_path: Path) -> None:
 
 
 async def test_a_cached_token_may_be_revoked(tmp_path: Path) -> None:
-    """It is by its subject or by its id."""
+    """The revocation names its subject or its id."""
     authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=Clock(NOW))
     ann, bob = token("EdDSA"), token("EdDSA", {**CLAIMS, "sub": "bob", "jti": "t2"})
     for text in (ann, bob):

@@ -34,7 +34,7 @@ def test_an_id_may_be_written_by_hand(file: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "\n", "a b", " a", "a\n\n", "a\nb", "x" * 129, "é", '{"a": 1}', "a\0"])
 def test_a_file_without_an_id_is_refused_and_kept(file: Path, text: str) -> None:
-    """It is probably another file. An empty one has no cursor."""
+    """Most likely the path is wrong. An empty file has no cursor."""
     file.write_bytes(text.encode())
     with pytest.raises(ConfigError, match=r"^--state: .*/state: does not hold an event id: '"):
         CursorFile.open(file)

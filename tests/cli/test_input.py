@@ -35,7 +35,7 @@ async def lines(given: InputSource) -> list[list[bytes]]:
 
 @given(pieces=st.lists(st.text("ab\r\n", min_size=1).map(str.encode)))
 def test_lines_are_complete_wherever_chunks_are_cut(pieces: list[bytes]) -> None:
-    """They have no line end, which is LF only. The last line may have none."""
+    """Each is yielded without its LF, the only line end. The last one may lack it."""
     expected = b"".join(pieces).split(b"\n")
     if not expected[-1]:
         expected.pop()

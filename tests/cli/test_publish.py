@@ -366,7 +366,7 @@ async def test_a_long_file_is_published_in_order(
 
 
 async def test_batches_respect_the_limits_of_the_server(serve: Serve, programs: Programs) -> None:
-    """They are found by trying. A line beyond them by itself is named in the error."""
+    """The client finds them by trying. The error names a line that exceeds them alone."""
     server = await serve(max_batch=7, max_body=700, max_event=90)
     lines = b"".join(b'{"message": "%d"}\n' % number for number in range(100))
     ended = await programs.run("publish", "--format", "ndjson", "--url", server.url, stdin=lines)

@@ -1021,7 +1021,7 @@ async def opened_for_writing(pipe: Path) -> int:
 
 
 async def test_systemd_is_notified_of_a_reload_and_its_end(programs: Programs, tmp_path: Path) -> None:
-    """It is so for a failed one too, with the time of its start (Type=notify-reload)."""
+    """A failed one is reported too, each with the time of its start (Type=notify-reload)."""
     path, file = tmp_path / "notify", tmp_path / "c.toml"
     file.write_text("queue_size = 5\n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:

@@ -218,7 +218,7 @@ async def test_a_closed_pipe_does_not_stop_the_server(
 
 
 async def test_an_error_that_cannot_be_printed_keeps_its_exit_code(programs: Programs) -> None:
-    """It is the only sign of the error left."""
+    """Nothing else reports the error."""
     command = ("sh", "-c", 'exec "$@" 2>/dev/full', "sh", str(SCRIPT), "serve")
     for arguments, code in ((("--port", "x"), 2), (("--certificate", "/none", "--port", "0"), 4)):
         assert (await (await programs.start(*command, *arguments)).ended()).code == code

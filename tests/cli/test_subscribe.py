@@ -390,7 +390,7 @@ def test_an_outage_is_reported_once_per_reason(capsys: pytest.CaptureFixture[str
 
 
 async def test_a_proxy_without_its_server_is_reported_and_retried(speak: Speak, programs: Programs) -> None:
-    """It is so from the first response on. A user who sees a wrong URL presses Ctrl-C."""
+    """It retries from the first response on. A user who sees a wrong URL presses Ctrl-C."""
     script = await speak(plain("502 Bad Gateway", "text/plain", ""), Held(OPENED))
     subscribing = await programs.cli("subscribe", "--url", script.url)
     told = f"sse-broadcast: {script.url}/events: 502 Bad Gateway; trying again\n"

@@ -143,7 +143,7 @@ async def test_a_static_token_can_be_inspected(programs: Programs, tmp_path: Pat
 async def test_one_permission_is_answered_by_the_exit_code(
     programs: Programs, arguments: list[str], problem: str | None
 ) -> None:
-    """It is also printed. Without a channel the question is about the whole server."""
+    """The answer is printed too. Without a channel it is about the whole server."""
     grants: Grants = {Action.SUBSCRIBE: ("orders.*",), Action.INSPECT: ("*",)}
     authenticator = Authenticator(Config(token_secret=SECRET))
     made = authenticator.issue(grants, subject="a", lifetime=60.0, by=Principal(EVERYTHING)).token

@@ -50,7 +50,7 @@ def test_a_rule_may_change_every_setting() -> None:
 
 
 def test_a_rule_may_set_zero() -> None:
-    """It is a value: no history, and reconnection at once."""
+    """Zero is a value of its own: no history, and reconnection at once."""
     settled = policies(ChannelRule(match="a", history_size=0, history_bytes=0, retry=0))
     assert settled.for_channel("a") == Policy(HistoryLimits(0, 0, 60.0), Overflow.DROP_OLDEST, 0)
 

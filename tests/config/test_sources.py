@@ -132,7 +132,7 @@ def test_text_is_converted_to_the_settings_type(name: str, text: str, value: obj
     ],
 )
 def test_a_file_has_typed_values(file: Path, line: str, value: object) -> None:
-    """They are TOML's types. A whole number is also a number of seconds."""
+    """Their types are TOML's. A whole number is valid for a number of seconds."""
     file.write_text(line + "\n")
     name = line.partition(" ")[0]
     assert getattr(load({}, environ={}, file=file).config, name) == value
@@ -538,7 +538,7 @@ def test_a_value_that_is_no_table_is_an_error(file: Path, table: str, value: str
 
 
 def test_a_change_has_reloadable_and_restart_only_settings() -> None:
-    """They are names in the order of declaration.
+    """Both are names in declaration order.
 
     The new configuration has only the reloadable values changed.
     """

@@ -605,7 +605,7 @@ async def test_the_number_of_cached_pages_is_limited(
 
 
 async def test_filters_apply_to_the_replay(broadcaster: Broadcaster) -> None:
-    """It has the requested channels and types only."""
+    """Only requested channels and types are replayed."""
     outbox, sink = connect(broadcaster, "a", types=["t"])
     for channel, event in (("a", "t"), ("a", "u"), ("b", "t"), ("a", "t")):
         await broadcaster.broadcast("x", event=event, channels=[channel])
@@ -745,7 +745,7 @@ async def test_replays_take_turns_and_leave_the_loop_its_turn(
 
 
 async def test_close_has_the_last_position_sent_to_the_subscriber() -> None:
-    """It is never the newest: an event for this subscriber may still be behind events of other channels."""
+    """The newest position could skip an event for this subscriber that is not yet written."""
     broadcaster = make()
     given, sink = connect(broadcaster)
     await deliver(broadcaster, "a")

@@ -232,7 +232,7 @@ def known(catching_up: Replay) -> tuple[int, float | None]:
 
 
 async def test_the_backlog_of_a_replay_is_known_without_reading_it() -> None:
-    """It has the number of later events in all channels, and the time of the oldest matching one."""
+    """The backlog has the number of later events in all channels, and the time of the oldest match."""
     reading = await held()
     seconds = iter(range(100, 200))
     set_clock(reading.backend, lambda: float(next(seconds)))

@@ -402,7 +402,7 @@ async def test_a_replaying_subscriber_takes_pages_of_the_history() -> None:
 
 
 async def test_a_replaying_subscriber_gets_events_published_meanwhile() -> None:
-    """They are in the history: the replay is done with the newest one."""
+    """It reads them from the history. The replay is done with the newest one."""
     memory = await make_memory("a")
     subscriber, _ = catching_up_with(memory)
     assert data_of(subscriber.take(ALL)) == ["a"]

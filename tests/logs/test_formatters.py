@@ -125,7 +125,7 @@ def test_a_field_cannot_replace_a_standard_member() -> None:
     ],
 )
 def test_json_accepts_any_field(fact: Any, shown: Any) -> None:
-    """It is ASCII, which every transport keeps. A value without a JSON form is its text."""
+    """The line is ASCII, which every transport keeps. A value without a JSON form becomes its text."""
     line = JsonFormatter().format(record("%(x)s", {"x": fact}))
     assert line.isascii()
     assert json.loads(line)["x"] == shown

@@ -135,7 +135,7 @@ def test_a_line_that_cannot_be_formatted_is_reported() -> None:
 
 
 def test_warnings_of_python_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
-    """They are while the log is open. Otherwise Python prints them."""
+    """Before the log opens and after it closes, Python prints them."""
     before = warnings.showwarning
     with warnings.catch_warnings(), LogPipeline(LogLevel.INFO, LogFormat.JSON):
         warnings.simplefilter("default")

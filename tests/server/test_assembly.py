@@ -55,7 +55,7 @@ def test_the_last_credential_cannot_be_removed(credentials: dict[str, Any], afte
 
 
 def test_the_last_grant_cannot_be_removed() -> None:
-    """It is what closes an open server to loopback."""
+    """Without a grant the server would be open to loopback again."""
     for generated in (MADE, None):
         with pytest.raises(ConfigError, match=r"^token: no credential or grant is left"):
             kept_token(Config(), build_services(Config(**GRANTS), generated=generated))

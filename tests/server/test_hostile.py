@@ -254,7 +254,7 @@ async def test_a_path_is_protected_in_every_spelling(serve: Serve, path: str) ->
 
 
 async def test_bytes_after_a_stream_request_are_dropped(server: LiveServer, client: RawClient) -> None:
-    """They are read, so that the end of the connection is seen, and not answered."""
+    """The server reads them to see the end of the connection, and does not answer."""
     await client.subscribe()
     (found,) = web_server_of(server).connections
     lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 8000) for number in range(100))
@@ -480,7 +480,7 @@ async def test_a_flood_from_one_address_affects_no_other(serve: Serve) -> None:
 
 
 async def test_only_the_beginning_of_a_refused_head_is_parsed(serve: Serve) -> None:
-    """It is 8 KiB. Parsing a quarter of a megabyte would take a tenth of a second."""
+    """The limit is 8 KiB. Parsing a quarter of a megabyte would take a tenth of a second."""
     server = await serve(max_connections=1)
     await (await server.connect()).subscribe()
     late = await server.connect()

@@ -74,7 +74,7 @@ EMPTY = "the name of the channel is empty: {0} is the channel `default`, {0}/NAM
 async def test_an_unknown_path_or_method_is_a_problem(
     client: RawClient, method: str, path: str, status: int, detail: str, allow: str | None
 ) -> None:
-    """It has Allow and a hint, and ends with a newline."""
+    """The response has Allow and a hint, and ends with a newline."""
     await client.send(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     head = (await client.head()).decode()
     assert int(head.split()[1]) == status

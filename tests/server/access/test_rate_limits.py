@@ -213,7 +213,7 @@ def test_the_wait_is_exact(clock: Clock, address: str | None, principal: Princip
     [(5000, 50_000, 250), (100_000, 10**6, 256), (1, 10, 1), (1000, 7, 7), (0, 1, 256)],
 )
 def test_a_slowed_publisher_publishes_in_small_batches(rate: int, burst: int, portion: int) -> None:
-    """They have the events of a twentieth of a second, and no more than the burst."""
+    """A batch has the events of a twentieth of a second, and no more than the burst."""
     assert publishing(rate, burst).batch_size(256) == portion
 
 

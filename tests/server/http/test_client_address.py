@@ -62,7 +62,7 @@ def request(remote: str, *headers: tuple[str, str]) -> web.Request:
     ],
 )
 def test_connections_are_counted_by_this_key(host: str | None, counted: str | None) -> None:
-    """It is an IPv4 address or the /64 of an IPv6 one. Loopback and what is no address is not counted."""
+    """The key is an IPv4 address or an IPv6 network. Loopback and malformed addresses have none."""
     assert key(host) == counted
 
 

@@ -294,7 +294,7 @@ def asking(value: str, method: str) -> str:
     ],
 )
 async def test_a_preflight_is_answered(serve: Serve, path: str, methods: str) -> None:
-    """It has no credential, as browsers send none with it.
+    """Browsers send no credential with it.
 
     The response has the allowed methods and headers.
     """

@@ -79,7 +79,7 @@ def test_an_object_of_the_shape_is_decoded() -> None:
     ],
 )
 def test_an_error_of_shape_is_in_plain_words(body: str, detail: str) -> None:
-    """It has the member, what it must be and what it is, and in an array the item."""
+    """The error has the member, its expected and its actual type, and in an array the item."""
     with refused(422, detail):
         SHAPE.decode(body.encode())
     with refused(422, f"item 2: {detail}"):

@@ -361,7 +361,7 @@ def origin(value: str) -> str:
 
 
 async def test_a_refused_page_is_logged_with_its_origin(serve: Serve, caplog: Caplog) -> None:
-    """It has 80 characters at most, and is there unless the detail names the setting for it."""
+    """The origin has 80 characters at most. It is left out if the detail names the setting for it."""
     server = await serve(token=STATIC, cors_origins=(APP,))
     caplog.set_level(logging.DEBUG)
     long = "https://" + "x" * 200
@@ -415,7 +415,7 @@ KEPT = (
 async def test_a_response_that_a_browser_withholds_from_its_page_is_logged(
     serve: Serve, caplog: Caplog, method: str, path: str, more: str, value: str
 ) -> None:
-    """It is at info: the page sees an error without a reason. A preflight that allows nothing counts too."""
+    """The level is info: the page sees an error without a reason. A preflight that allows nothing counts."""
     server = await serve(token=STATIC, cors_origins=(APP,))
     caplog.set_level(logging.INFO)
     answer = await ask(server, method, f"{path}?since=earliest", headers=origin(value) + more)

@@ -47,7 +47,7 @@ BOTH = "; GET /events subscribes, POST /send publishes"
     ],
 )
 def test_an_unknown_path_gets_a_hint(path: str, said: str) -> None:
-    """It is the path that was probably meant, or the two most used."""
+    """The hint is the path that was probably meant, or the two most used."""
     assert hint(path, EVERYTHING) == said
 
 

@@ -90,7 +90,7 @@ def test_a_problem_may_close_the_connection() -> None:
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 408, 413, 414, 415, 417, 421, 422, 429, 431, 503])
 def test_every_status_has_a_title(status: int) -> None:
-    """It is that of RFC 9110, whatever Python's is."""
+    """The title is that of RFC 9110, whatever Python's is."""
     title = json.loads(body(status, "x"))["title"]
     renamed = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
     assert title == renamed.get(status, http.HTTPStatus(status).phrase)

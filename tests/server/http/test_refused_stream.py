@@ -45,7 +45,7 @@ def test_a_client_that_does_not_name_the_type_wants_none(accept: str) -> None:
     ],
 )
 def test_a_refusal_is_one_block_with_reason_and_retry(reason: RefusalReason, said: str) -> None:
-    """It is 20 seconds with a jitter of half. The header has it in whole seconds."""
+    """The retry time is 20 seconds with a jitter of half. The header has it in whole seconds."""
     waits = set()
     for _ in range(50):
         headers, block = refused_stream(reason, brought="")

@@ -32,7 +32,7 @@ JSON = "Content-Type: application/json\r\n"
 async def test_a_response_has_exactly_these_members(
     client: RawClient, kind: type, method: str, path: str, content: bytes
 ) -> None:
-    """It has them in this order. Decoded as its type and encoded again it is the same bytes."""
+    """The order is fixed. Decoded as its type and encoded again it is the same bytes."""
     await client.ask("POST", "/send/news", body=b"x")
     status, answer = await client.ask(method, path, body=content, headers=JSON)
     assert status == 200, answer

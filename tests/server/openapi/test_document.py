@@ -64,7 +64,7 @@ async def ask(server: LiveServer, operation: Operation, asked: Asked) -> Answer:
     ],
 )
 def test_the_document_is_valid_openapi(terms: SecuritySchemes) -> None:
-    """It is valid by the specification's own schema, and every reference resolves."""
+    """The specification's own schema accepts it, and every reference resolves."""
     OpenAPIV31SpecValidator(json.loads(document(terms))).validate()
 
 
@@ -91,7 +91,7 @@ async def test_the_document_is_served(client: RawClient) -> None:
 
 
 async def test_the_document_has_the_places_of_credentials(serve: Serve) -> None:
-    """It has them for each operation that needs one. Callers without the permission do not get it."""
+    """Each operation that needs one has them. Callers without the permission do not get the document."""
     _, client = await serve.connected(token=TOKEN, cookie="session", anonymous_subscribe=("news",))
     assert (await client.ask("GET", "/openapi.json"))[0] == 401
     status, body = await client.ask("GET", "/openapi.json", headers=f"Authorization: Bearer {TOKEN}\r\n")
@@ -192,7 +192,7 @@ async def test_refusals_of_rate_limits_are_documented(serve: Serve) -> None:
 
 
 async def test_responses_of_a_draining_server_are_documented(server: LiveServer) -> None:
-    """It is a 503 for a publish, a subscription and a readiness check."""
+    """A publish, a subscription and a readiness check get a 503."""
     await server.broadcaster.close(timeout=0)
     names = {"publish", "subscribe", "subscribeByBody", "ready"}
     for operation in [each for each in OPERATIONS if each.said["operationId"] in names]:

@@ -22,7 +22,7 @@ def test_a_token_in_the_query_is_for_streams_only() -> None:
 
 
 def test_the_cookie_has_its_configured_name() -> None:
-    """It is an alternative at each operation with a token."""
+    """The cookie is an alternative at each operation with a token."""
     terms = SecuritySchemes(secured=True, cookie="session")
     assert terms.schemes()["cookie"]["name"] == "session"
     assert terms.security(Action.ADMIN) == [{"bearer": ()}, {"cookie": ()}]

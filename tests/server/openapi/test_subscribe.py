@@ -77,7 +77,7 @@ VALIDATOR = BY_BODY.validator(SCHEMA)
 
 
 def test_a_body_has_the_members_of_the_parser() -> None:
-    """They are those of the query, and other names of channels and ids that clients use."""
+    """The query has the same ones, without the other names of channels and ids that clients use."""
     members = {*SUBSCRIBE_MEMBERS, *CHANNEL_PARAMETERS, "channels", "lastEventId", "Last-Event-ID"}
     assert SCHEMA["properties"].keys() == members
     assert SCHEMA["additionalProperties"] is False

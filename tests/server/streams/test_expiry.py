@@ -513,7 +513,7 @@ async def test_the_earlier_end_counts() -> None:
 
 
 async def test_lifetimes_have_jitter(monkeypatch: Patch) -> None:
-    """It is a tenth: streams opened together do not reconnect together."""
+    """The jitter is a tenth: streams opened together do not reconnect together."""
     held = holding(lifetime=1000)
     now = asyncio.get_running_loop().time()
     rooms = [begun(held, Principal(), lambda _: None) for _ in range(200)]

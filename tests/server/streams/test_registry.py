@@ -208,7 +208,7 @@ async def test_a_format_has_its_name(
 
 
 async def test_the_caller_of_a_signed_token_is_its_subject(serve: Serve) -> None:
-    """It is another kind of caller. The entry has nothing of the token itself."""
+    """Its kind is not that of a configured caller. The entry has nothing of the token itself."""
     server = await serve(token_secret=OWN_SECRET)
     token = own(sub="ada", jti="one", grants={"subscribe": ["*"]})
     reader = await join(server, await server.connect(), headers=bearer(token))
@@ -474,7 +474,7 @@ async def test_a_line_has_the_reason_of_the_end(
 async def test_the_line_of_a_slow_subscriber_has_its_backlog_and_its_loss(
     serve: Serve, told: Told, settings: dict[str, Any], reason: str
 ) -> None:
-    """They are as of its end: the queue is dropped then."""
+    """Both are as of its end, when the queue is dropped."""
     server = await serve(**SMALL, **settings, queue_size=3)
     await freeze(server)
     reader = entry_of(server)

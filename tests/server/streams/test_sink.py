@@ -119,7 +119,7 @@ async def test_a_sink_can_be_full_before_its_stream_begins(serve: Serve, monkeyp
 
 
 async def test_a_slow_client_gets_the_whole_of_a_large_event(serve: Serve) -> None:
-    """It is a megabyte through small buffers, and the next event follows."""
+    """A megabyte passes through small buffers, and the next event follows."""
     server = await serve(send_buffer=16_384)
     reader = await server.subscriber(receive_buffer=4096)
     data = "0123456789" * 100_000

@@ -246,7 +246,7 @@ async def test_an_admin_publishes_beyond_the_limit(serve: Serve, reason: str) ->
 
 
 async def test_a_request_of_an_admin_may_come_in_pieces(serve: Serve) -> None:
-    """They are its head and its body. A pipelined request is not served."""
+    """The head and the body arrive separately. A pipelined request is not served."""
     server = await serve(**ADMIN, max_connections=1)
     await (await server.connect()).subscribe(path="/events/a", headers=OPERATOR)
     client = await server.connect()

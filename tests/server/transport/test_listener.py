@@ -123,7 +123,7 @@ async def test_a_frozen_client_of_a_unix_socket_is_disconnected(
 
 
 async def test_a_unix_socket_with_tls(serve: Serve, path: Path, tmp_path: Path) -> None:
-    """It is of use where a network is tunnelled through a socket file."""
+    """It is useful where a socket file is shared over a network."""
     authenticator = trustme.CA()
     certificate, key = write_certificate(authenticator, tmp_path)
     context = ssl.create_default_context()

@@ -27,7 +27,7 @@ def bind(path: Path, *, mode: str | None = None, owner: str | None = None) -> tu
 
 @pytest.mark.parametrize("mode", ["600", "0660", "666"])
 def test_the_file_has_the_configured_mode(path: Path, mode: str) -> None:
-    """It has it before a client can connect."""
+    """The mode is set before a client can connect."""
     file, sock = bind(path, mode=mode)
     assert path.stat().st_mode & 0o777 == int(mode, 8)
     with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
@@ -38,7 +38,7 @@ def test_the_file_has_the_configured_mode(path: Path, mode: str) -> None:
 
 
 def test_the_file_has_the_configured_owner(path: Path) -> None:
-    """It is by name or by number, or the group alone."""
+    """The owner is a name or a number, or only the group is set."""
     if os.geteuid() != 0:
         pytest.skip("only root may give files away")
     for owner, expected in (
