@@ -169,10 +169,10 @@ def test_a_publishers_time_includes_its_attempts() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, float("nan")])
 def test_a_publisher_without_time_fails_at_once(seconds: float) -> None:
-    told: list[ClientError] = []
+    reported: list[ClientError] = []
     with pytest.raises(AttemptError):
-        RetryBudget(seconds, paced=True, on_retry=told.append).wait_after(failure())
-    assert told == []
+        RetryBudget(seconds, paced=True, on_retry=reported.append).wait_after(failure())
+    assert reported == []
 
 
 @pytest.mark.parametrize("error", [failure(unsure=True), failure(401, transient=False)])
@@ -183,27 +183,27 @@ def test_a_publisher_does_not_retry_what_may_be_done_or_is_refused(error: Attemp
 
 
 def test_an_outage_is_reported_once() -> None:
-    told: list[ClientError] = []
-    budget, first = RetryBudget(60.0, paced=True, on_retry=told.append), failure()
+    reported: list[ClientError] = []
+    budget, first = RetryBudget(60.0, paced=True, on_retry=reported.append), failure()
     for error in (first, failure(), failure()):
         budget.wait_after(error)
-    assert told == [first]
+    assert reported == [first]
 
 
 def test_a_rate_limit_is_no_outage() -> None:
     """A 429 with a wait is not reported and costs none of the retry time, but its time is limited too."""
-    told: list[ClientError] = []
-    budget = RetryBudget(0.0, paced=True, on_retry=told.append)
+    reported: list[ClientError] = []
+    budget = RetryBudget(0.0, paced=True, on_retry=reported.append)
     late = failure(429, retry_after=7.0)
     assert [budget.wait_after(late) for _ in range(PACED - 1)] == [7.0] * (PACED - 1)
     with pytest.raises(AttemptError):
         budget.wait_after(late)
-    assert told == []
+    assert reported == []
 
 
-@pytest.mark.parametrize(("told", "wait"), [(0.0, FLOOR), (1e9, CEILING)])
-def test_a_wait_for_a_rate_limit_is_limited(told: float, wait: float) -> None:
-    assert RetryBudget(0.0, paced=True).wait_after(failure(429, retry_after=told)) == wait
+@pytest.mark.parametrize(("reported", "wait"), [(0.0, FLOOR), (1e9, CEILING)])
+def test_a_wait_for_a_rate_limit_is_limited(reported: float, wait: float) -> None:
+    assert RetryBudget(0.0, paced=True).wait_after(failure(429, retry_after=reported)) == wait
 
 
 @pytest.mark.usefixtures("longest")

@@ -464,8 +464,8 @@ async def test_an_unknown_id_begins_with_a_reset(id: str, reason: str) -> None:
     broadcaster = make_broadcaster(retry=0)
     await publish(broadcaster, "a", "b")
     start = broadcaster.start_point(DEFAULT, parse_id(id))
-    told = b'{"reason": "%b", "channels": ["default"], "missed": null}' % reason.encode()
-    assert opened(broadcaster, start) == RESET % (told, b"0123abcd-2", b"0123abcd-2")
+    reported = b'{"reason": "%b", "channels": ["default"], "missed": null}' % reason.encode()
+    assert opened(broadcaster, start) == RESET % (reported, b"0123abcd-2", b"0123abcd-2")
     sink = MemorySink()
     outbox = broadcaster.connect(sink, DEFAULT, start, broadcaster.heartbeat())
     await settled()
@@ -482,9 +482,9 @@ async def test_an_id_whose_successors_are_evicted_begins_with_a_reset() -> None:
     await broadcaster.broadcast("y", channels=["quiet"])
     selector = Selector.parse("quiet", "default")
     start = broadcaster.start_point(selector, parse_id("0123abcd-1"))
-    told = b'{"reason": "evicted", "channels": ["default"], "missed": null}'
+    reported = b'{"reason": "evicted", "channels": ["default"], "missed": null}'
     frames = broadcaster.first_frames(selector, TEXT, start, Heartbeat(4))
-    assert frames == RESET % (told, b"0123abcd-2", b"0123abcd-2")
+    assert frames == RESET % (reported, b"0123abcd-2", b"0123abcd-2")
     sink = MemorySink()
     outbox = broadcaster.connect(sink, selector, start, broadcaster.heartbeat())
     await settled()
@@ -534,8 +534,8 @@ async def test_an_ndjson_stream_begins_with_an_opening_envelope(monkeypatch: pyt
 async def test_the_opening_has_the_heartbeat_of_its_subscriber(seconds: float, said: bytes) -> None:
     """The value is in seconds."""
     broadcaster = make_broadcaster(retry=0)
-    told = OPENING.replace(b'{"heartbeat": 4}', b'{"heartbeat": %b}' % said) % b"0123abcd-0"
-    assert opened(broadcaster, broadcaster.start_point(DEFAULT, None), TEXT, seconds) == told
+    reported = OPENING.replace(b'{"heartbeat": 4}', b'{"heartbeat": %b}' % said) % b"0123abcd-0"
+    assert opened(broadcaster, broadcaster.start_point(DEFAULT, None), TEXT, seconds) == reported
 
 
 async def test_retry_is_jittered() -> None:

@@ -123,17 +123,17 @@ async def test_an_event_source_gets_one_reset_after_a_restart(browser: Browser) 
             await until(lambda: second.broadcaster.client_count == 2)
             await publish(second, "busy", "after")
             await publish(second, "quiet", "after")
-            told = [["$close", "drain"], ["$reset", "epoch"]]
-            busy = [*messages("before"), *told, *messages("after")]
+            reported = [["$close", "drain"], ["$reset", "epoch"]]
+            busy = [*messages("before"), *reported, *messages("after")]
             assert await seen(page, "busy", "after") == busy
-            assert await seen(page, "quiet", "after") == [*told, *messages("after")]
+            assert await seen(page, "quiet", "after") == [*reported, *messages("after")]
             proxy.cut()
             await both_lost(page)
             await publish(second, "busy", "away")
             await publish(second, "quiet", "away")
             await proxy.restore()
             assert await seen(page, "busy", "away") == [*busy, *messages("away")]
-            assert await seen(page, "quiet", "away") == [*told, *messages("after", "away")]
+            assert await seen(page, "quiet", "away") == [*reported, *messages("after", "away")]
         finally:
             await second.stop()
 
@@ -159,6 +159,6 @@ async def test_an_event_source_survives_a_killed_server(programs: Programs, brow
     for channel in ("busy", "quiet"):
         await seen(page, channel, "epoch")
         await post(second, channel, "after")
-    told = [["$reset", "epoch"], *messages("after")]
-    assert await seen(page, "busy", "after") == [*messages("before"), *told]
-    assert await seen(page, "quiet", "after") == told
+    reported = [["$reset", "epoch"], *messages("after")]
+    assert await seen(page, "busy", "after") == [*messages("before"), *reported]
+    assert await seen(page, "quiet", "after") == reported

@@ -224,13 +224,15 @@ async def test_a_malformed_problem_is_shown_unchanged(speak: Speak, body: str) -
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "reported"),
     [("401 Unauthorized", "", "401 Unauthorized"), ("401 ", "no", "401: no"), ("401 ", "", "401")],
 )
-async def test_a_refusal_without_text_is_its_status(speak: Speak, status: str, body: str, told: str) -> None:
+async def test_a_refusal_without_text_is_its_status(
+    speak: Speak, status: str, body: str, reported: str
+) -> None:
     """The line ends with the phrase or the number."""
     script = await speak(plain(status, "text/plain", body))
-    assert str(await refusal(script.url)) == f"{script.url}/events: {told}"
+    assert str(await refusal(script.url)) == f"{script.url}/events: {reported}"
 
 
 async def test_another_content_type_is_a_client_error(speak: Speak) -> None:
@@ -373,23 +375,23 @@ async def test_a_temporary_first_status_is_reported_and_retried(
 ) -> None:
     """A proxy is up, and its server is not. The user may know more."""
     script = await speak(*[plain(status, "text/plain", "")] * 2, *GONE, STREAM + chunk(b"data: one\n\n"))
-    told: list[str] = []
+    reported: list[str] = []
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
-        piece = await anext(client.subscribe(on_retry=lambda error: told.append(str(error))))
+        piece = await anext(client.subscribe(on_retry=lambda error: reported.append(str(error))))
     assert piece.events == [Event("one")]
     away = f"cannot reach {script.url}: it closed the connection"
-    assert told == [f"{script.url}/events: {status}", f"{script.url}/events: {status}", away]
+    assert reported == [f"{script.url}/events: {status}", f"{script.url}/events: {status}", away]
     assert waits == [6.0, 12.0, 24.0]
 
 
 async def test_a_stream_that_is_cut_is_not_reported(speak: Speak, waits: list[float]) -> None:
     """Only a failure to reconnect is."""
     script = await speak(STREAM + chunk(b"data: one\n\n"), STREAM + chunk(b"data: two\n\n"))
-    told: list[ClientError] = []
+    reported: list[ClientError] = []
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
-        stream = client.subscribe(on_retry=told.append)
+        stream = client.subscribe(on_retry=reported.append)
         assert [(await anext(stream)).events[0].data for _ in range(2)] == ["one", "two"]
-    assert told == []
+    assert reported == []
 
 
 @pytest.mark.parametrize(("after", "wait"), [("50", 62.5), ("4", 6.0), ("0", 6.0), ("86400", 375.0)])
@@ -709,7 +711,7 @@ async def test_a_refusal_of_the_first_line_is_reported_unchanged(server: Server)
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reported"),
     [
         (b"", ": it closed the connection, with lines 1 to 2 under way"),
         (plain("502 Bad Gateway", "text/plain", ""), "/send: 502 Bad Gateway, with lines 1 to 2 under way"),
@@ -722,13 +724,13 @@ async def test_a_refusal_of_the_first_line_is_reported_unchanged(server: Server)
         (plain("400 Bad Request", "text/plain", "line 0: x"), "/send: 400 Bad Request: line 0: x"),
     ],
 )
-async def test_any_other_response_is_an_error(speak: Speak, answer: bytes, told: str) -> None:
+async def test_any_other_response_is_an_error(speak: Speak, answer: bytes, reported: str) -> None:
     """If the lines may have been published, the error has their numbers."""
     script = await speak(answer, answer, answer)
     counts, error = await publish_lines(script.url, ["a", "b"])
     assert counts == []
     assert error is not None
-    assert error.endswith(told)
+    assert error.endswith(reported)
 
 
 async def test_a_json_array_is_one_batch(server: Server) -> None:
@@ -891,9 +893,9 @@ async def test_the_password_of_a_url_is_sent_to_its_server_only(speak: Speak) ->
     assert str(error) == f"http://{host}/events: 403 Forbidden: no"
     assert "Authorization: Basic bWU6cGFzc3dvcmQ=" in script.heads[0]
     async with Client("http://me:password@127.0.0.1:1") as client:
-        told = str(await error_of(client.status()))
-    assert told.startswith("cannot reach http://127.0.0.1:1: ")
-    assert "password" not in told
+        reported = str(await error_of(client.status()))
+    assert reported.startswith("cannot reach http://127.0.0.1:1: ")
+    assert "password" not in reported
 
 
 def test_a_user_and_a_token_exclude_each_other() -> None:
@@ -964,8 +966,8 @@ async def test_a_429_without_a_wait_is_a_refusal(speak: Speak, waits: list[float
     """With a retry time it is retried."""
     script = await speak(later(after))
     counts, error = await publish_lines(script.url, ["a"])
-    told = f"{script.url}/send: 429 Too Many Requests; line 1 and all after it were not published"
-    assert (counts, error, waits) == ([], told, [])
+    reported = f"{script.url}/send: 429 Too Many Requests; line 1 and all after it were not published"
+    assert (counts, error, waits) == ([], reported, [])
 
 
 async def test_one_message_does_not_wait(speak: Speak) -> None:
@@ -1000,14 +1002,14 @@ async def test_unpublished_lines_are_sent_again(
 ) -> None:
     """The same bytes are sent again, before later lines. Each outage is reported once."""
     script = await speak(answer, answer, RECEIPT, answer, RECEIPT)
-    told: list[str] = []
+    reported: list[str] = []
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         lines = client.publish_lines(
-            in_pieces(["a"], ["b"]), retry_for=60, on_retry=lambda error: told.append(str(error))
+            in_pieces(["a"], ["b"]), retry_for=60, on_retry=lambda error: reported.append(str(error))
         )
         assert await sent(lines) == ([1, 1], None)
     assert script.bodies == [encode_line("a")] * 3 + [encode_line("b")] * 2
-    assert len(told) == 2
+    assert len(reported) == 2
     assert waits == [wait, longer, wait]
 
 
@@ -1058,14 +1060,14 @@ async def test_lines_wait_for_an_unreachable_server(
             await server.start()
 
     monkeypatch.setattr(module, "_sleep", until_it_is_there)
-    told: list[str] = []
+    reported: list[str] = []
     try:
         async with asyncio.timeout(PATIENCE), Client(url) as client:
             lines = client.publish_lines(
-                in_pieces(["a", "b"], ["c"]), retry_for=60, on_retry=lambda error: told.append(str(error))
+                in_pieces(["a", "b"], ["c"]), retry_for=60, on_retry=lambda error: reported.append(str(error))
             )
             assert await sent(lines) == ([2, 1], None)
-        assert (await held(server), told) == (["a", "b", "c"], [f"cannot reach {url}: refused"])
+        assert (await held(server), reported) == (["a", "b", "c"], [f"cannot reach {url}: refused"])
     finally:
         await server.stop()
 
@@ -1093,8 +1095,8 @@ async def test_lines_wait_no_longer_than_the_given_time(
     monkeypatch.setattr(module, "RetryBudget", functools.partial(backoff.RetryBudget, now=clock))
     counts, error = await publish_lines(url, ["a", "b"], retry_for=30)
     assert sum(waited) == pytest.approx(30)
-    told = f"cannot reach {url}: {reason}; line 1 and all after it were not published"
-    assert (counts, error) == ([], told)
+    reported = f"cannot reach {url}: {reason}; line 1 and all after it were not published"
+    assert (counts, error) == ([], reported)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b"])
@@ -1196,7 +1198,7 @@ async def test_a_healthy_server(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reported"),
     [
         (plain("503 Service Unavailable", "text/plain", "no"), "{}/healthz: 503 Service Unavailable: no"),
         (plain("404 Not Found", "text/plain", ""), "{}/healthz: 404 Not Found"),
@@ -1204,12 +1206,12 @@ async def test_a_healthy_server(server: Server) -> None:
     ],
 )
 async def test_a_server_with_any_other_response_is_not_healthy(
-    speak: Speak, answer: bytes, told: str
+    speak: Speak, answer: bytes, reported: str
 ) -> None:
     """Another program may listen there."""
     script = await speak(answer)
     async with Client(script.url) as client:
-        assert str(await error_of(client.health())) == told.format(script.url)
+        assert str(await error_of(client.health())) == reported.format(script.url)
 
 
 async def test_a_server_without_a_response_is_not_healthy(
@@ -1226,8 +1228,8 @@ async def test_a_server_without_a_response_is_not_healthy(
 
 async def test_subscribers_are_listed_and_disconnected(server: Server) -> None:
     """The list is a page, the top ones, or those of a channel."""
-    async with Client(server.url) as client, Client(server.url) as reader:
-        streams = [reader.subscribe([name]) for name in ("a", "b", "c")]
+    async with Client(server.url) as client, Client(server.url) as subscriber:
+        streams = [subscriber.subscribe([name]) for name in ("a", "b", "c")]
         for stream in streams:
             await anext(stream)
         page = await client.subscribers(limit=2)

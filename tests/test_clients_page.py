@@ -37,11 +37,11 @@ async def test_a_stream_has_the_shown_bytes(server: Server, connect: Connect) ->
     """The epoch, the positions and the reconnection time differ."""
     for _ in range(41):
         await server.broadcaster.broadcast("before")
-    reader = await connect(server)
-    await reader.subscribe()
-    data = await reader.chunk()
+    subscriber = await connect(server)
+    await subscriber.subscribe()
+    data = await subscriber.chunk()
     await server.broadcaster.broadcast("EUR 1.08", event="price")
-    data += await reader.chunk()
+    data += await subscriber.chunk()
     epoch = server.broadcaster.cursor.partition("-")[0]
     said = re.sub(r"retry: \d+", "retry: 3127", data.decode()).replace(epoch, "0a1b2c3d")
     assert f"```text\n{said}: \n```\n" in PAGE

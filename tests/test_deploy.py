@@ -324,5 +324,5 @@ PLATFORMS += ["Heroku", "Envoy, Istio", "GCP HTTPS load balancer"]
 
 
 def test_every_file_is_explained() -> None:
-    told = set(re.findall(r"^\| \[([\w.-]+)\]\(\1\) \|", NOTES, re.MULTILINE))
-    assert told == {path.name for path in DEPLOY.iterdir()} - {"README.md"}
+    listed = set(re.findall(r"^\| \[([\w.-]+)\]\(\1\) \|", NOTES, re.MULTILINE))
+    assert listed == {path.name for path in DEPLOY.iterdir()} - {"README.md"}

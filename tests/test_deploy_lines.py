@@ -247,12 +247,12 @@ async def test_haproxy_holds_each_event_without_its_option(serve: Serve, fronts:
     for changes in ({}, {"option http-no-delay": ""}):
         front = await fronts.put(HAPROXY, server.port, {tls: tls.replace("ssl", "#", 1), **changes})
         url = f"http://127.0.0.1:{front.place.port}"
-        async with httpx.AsyncClient(base_url=url) as client, reading(client) as reader:
-            await reader.block()
+        async with httpx.AsyncClient(base_url=url) as client, reading(client) as subscriber:
+            await subscriber.block()
             begun = asyncio.get_running_loop().time()
             for number in range(3):
                 await server.broadcaster.broadcast(str(number))
-                await reader.block()
+                await subscriber.block()
             took.append(asyncio.get_running_loop().time() - begun)
     assert took[1] > 3 * took[0]
 

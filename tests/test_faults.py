@@ -39,8 +39,8 @@ def state_of(pid: int) -> str:
 
 async def test_a_stopped_process_continues(programs: Programs, clients: list[RawClient]) -> None:
     serving = await programs.serve("--heartbeat", "0.05", "--write-timeout", "0.05")
-    reader, publisher = await connect(serving, clients), await connect(serving, clients)
-    await reader.subscribe()
+    subscriber, publisher = await connect(serving, clients), await connect(serving, clients)
+    await subscriber.subscribe()
     serving.process.send_signal(signal.SIGSTOP)
     try:
         async with asyncio.timeout(PATIENCE):
@@ -55,7 +55,7 @@ async def test_a_stopped_process_continues(programs: Programs, clients: list[Raw
         serving.process.send_signal(signal.SIGCONT)
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["clients"]) == (200, 1)
-    assert [event.data for event in await reader.events(1)] == ["meanwhile"]
+    assert [event.data for event in await subscriber.events(1)] == ["meanwhile"]
     assert (await latecomer.answer())[0] == 200
 
 

@@ -43,11 +43,11 @@ async def test_channels_are_subscribed_by_name_and_pattern(
     """The envelope has the channel. An event in two channels comes once."""
     program("curl")
     server = await serve()
-    reader = await bash(programs, BLOCKS["follow"].at(server.port), server.port)
+    subscriber = await bash(programs, BLOCKS["follow"].at(server.port), server.port)
     await until(lambda: server.broadcaster.client_count == 1)
     publisher = await bash(programs, BLOCKS["channels"].at(server.port), server.port)
     answers = (await publisher.ended()).out
-    events = await published(reader, 3)
+    events = await published(subscriber, 3)
     shown = [json.loads(event.data) for event in events]
     assert [(event["channel"], event["event"], event["data"]) for event in shown] == [
         ("news", "message", "it rains"),
@@ -107,23 +107,23 @@ async def test_a_reset_has_the_shown_form(serve: Serve, connect: Connect) -> Non
     before = server.broadcaster.cursor
     for number in range(3):
         await server.broadcaster.broadcast(str(number), channels=["orders"])
-    reader = await connect(server)
-    await reader.subscribe(path=f"/events/orders?since={before}")
+    subscriber = await connect(server)
+    await subscriber.subscribe(path=f"/events/orders?since={before}")
     epoch = server.broadcaster.cursor.partition("-")[0]
     shown = BLOCKS["reset"].code.replace("0a1b2c3d-1042", f"{epoch}-2")
-    assert f"\n{shown}\nevent: $open\n".encode() in await reader.chunk()
+    assert f"\n{shown}\nevent: $open\n".encode() in await subscriber.chunk()
 
 
 async def test_a_stream_has_the_shown_form(server: Server, connect: Connect) -> None:
     """The epoch, the positions and the reconnection time differ."""
     for _ in range(1041):
         await server.broadcaster.broadcast("before")
-    reader = await connect(server)
-    await reader.subscribe()
-    opening = await reader.chunk()
+    subscriber = await connect(server)
+    await subscriber.subscribe()
+    opening = await subscriber.chunk()
     await server.broadcaster.broadcast("EUR 1.08", event="price")
     epoch = server.broadcaster.cursor.partition("-")[0]
-    said = re.sub(rb"retry: \d+", b"retry: 3127", opening + await reader.chunk())
+    said = re.sub(rb"retry: \d+", b"retry: 3127", opening + await subscriber.chunk())
     assert said.decode().replace(epoch, "0a1b2c3d") == BLOCKS["stream"].code
 
 
@@ -142,12 +142,12 @@ async def test_every_path_and_method_is_in_the_table(server: Server, connect: Co
         for method in methods
         if method in {"get", "post", "put", "delete"}
     }
-    told = set()
+    listed = set()
     for row in rows("Endpoints"):
-        told |= {tuple(each.split(" ")) for each in re.findall(r"`([A-Z]+ [^`]+)`", row)}
+        listed |= {tuple(each.split(" ")) for each in re.findall(r"`([A-Z]+ [^`]+)`", row)}
         if "`PUT`" in row:
-            told |= {("PUT", path) for path in re.findall(r"`POST ([^`]+)`", row)}
-    assert told == described
+            listed |= {("PUT", path) for path in re.findall(r"`POST ([^`]+)`", row)}
+    assert listed == described
 
 
 def test_every_reason_is_in_its_table() -> None:

@@ -40,12 +40,12 @@ async def test_the_mounted_application_serves(programs: Programs) -> None:
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
-        reader, customer = await RawClient.open(port), await RawClient.open(port)
-        await reader.subscribe(path="/push/events")
+        subscriber, customer = await RawClient.open(port), await RawClient.open(port)
+        await subscriber.subscribe(path="/push/events")
         assert (await customer.ask("POST", "/order"))[1] == b"thank you\n"
-        (event,) = await reader.events(1)
+        (event,) = await subscriber.events(1)
         assert (event.type, event.data) == ("order", "a new order")
-        reader.close()
+        subscriber.close()
         customer.close()
     finally:
         await runner.cleanup()

@@ -201,10 +201,10 @@ async def test_a_clean_end_at_any_byte_loses_nothing_without_a_reset(recording: 
         client.end()
         came = await answers.shown_to(client)
         shown = client.shown + came
-        told = any(each.type == "$reset" for each in came)
+        reported = any(each.type == "$reset" for each in came)
         missing = [each for each in EXPECTED if each not in shown]
         line = recording.data[:place].rpartition(b"\n")[2]
-        assert told or not missing or line in {b"i", b"id", b"id:", b"id: "}, (place, missing)
+        assert reported or not missing or line in {b"i", b"id", b"id:", b"id: "}, (place, missing)
 
 
 @pytest.mark.parametrize("brought", ["", "0123abcd-7", "order-7"])
@@ -223,11 +223,11 @@ async def test_requests_decodes_utf8(server: Server) -> None:
     client = await RawClient.open(server.port)
     head = (await client.subscribe(path="/events/a")).decode()
     content_type = head.partition("Content-Type: ")[2].partition("\r\n")[0]
-    reader = Latin1(content_type=content_type)
-    reader.feed(await client.chunk())
+    decoder = Latin1(content_type=content_type)
+    decoder.feed(await client.chunk())
     await server.broadcaster.broadcast("caf\u00e9 \u0085", channels=["a"])
-    reader.feed(await client.chunk())
-    assert published(reader.shown) == [Shown("message", "caf\u00e9 \u0085")]
+    decoder.feed(await client.chunk())
+    assert published(decoder.shown) == [Shown("message", "caf\u00e9 \u0085")]
     client.close()
 
 

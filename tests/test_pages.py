@@ -131,12 +131,12 @@ def test_contributors_run_existing_files() -> None:
 def test_the_contributing_page_has_every_folder() -> None:
     """Each path on it exists."""
     table = CONTRIBUTING.section("How the code is laid out")
-    told = set(re.findall(r"`(\w+(?:/\w+)?)/`", table))
+    listed = set(re.findall(r"`(\w+(?:/\w+)?)/`", table))
     folders = {str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")} - {"."}
     outer = {folder for folder in folders if folder.count("/") == 0} - {"server"}
     inner = {folder for folder in folders if folder.startswith("server/")} - {"server/process"}
-    assert outer | inner <= told
-    assert told <= folders
+    assert outer | inner <= listed
+    assert listed <= folders
     for named in re.findall(r"`((?:sse_broadcast|tests|docs)/[\w./-]+)`", CONTRIBUTING.text):
         assert (ROOT / named).exists(), named
 

@@ -81,13 +81,13 @@ async def test_an_event_arrives_before_the_next_is_published(
 ) -> None:
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
-    async with fronts.client(front, http2=http2) as client, reading(client) as reader:
-        assert reader.response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
-        assert (await reader.block()).startswith(b": \nretry: ")
+    async with fronts.client(front, http2=http2) as client, reading(client) as subscriber:
+        assert subscriber.response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
+        assert (await subscriber.block()).startswith(b": \nretry: ")
         for number in range(20):
             answer = await client.post("/send", content=str(number), headers=BEARER)
             id = answer.json()["id"]
-            assert await reader.block() == f"data: {number}\nid: {id}\n\n".encode()
+            assert await subscriber.block() == f"data: {number}\nid: {id}\n\n".encode()
 
 
 @EACH
@@ -96,11 +96,11 @@ async def test_a_line_arrives_before_the_next_is_published(serve: Serve, fronts:
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     headers = {"Accept": "application/x-ndjson"}
-    async with fronts.client(front) as client, reading(client, **headers) as reader:
-        assert json.loads(await reader.line())["event"] == "$open"
+    async with fronts.client(front) as client, reading(client, **headers) as subscriber:
+        assert json.loads(await subscriber.line())["event"] == "$open"
         for number in range(20):
             await server.broadcaster.broadcast(str(number))
-            assert json.loads(await reader.line())["data"] == str(number)
+            assert json.loads(await subscriber.line())["data"] == str(number)
 
 
 @EACH
@@ -110,10 +110,10 @@ async def test_nothing_is_compressed(serve: Serve, fronts: Fronts, kind: Kind) -
     async with fronts.client(front) as client:
         for accept in ("text/event-stream", "application/x-ndjson"):
             headers = {"Accept": accept, "Accept-Encoding": "gzip, br, zstd"}
-            async with reading(client, "/events?since=earliest", **headers) as reader:
-                assert reader.response.status_code == 200
-                assert "content-encoding" not in reader.response.headers
-                assert reader.response.headers["cache-control"] == "no-store, no-transform"
+            async with reading(client, "/events?since=earliest", **headers) as subscriber:
+                assert subscriber.response.status_code == 200
+                assert "content-encoding" not in subscriber.response.headers
+                assert subscriber.response.headers["cache-control"] == "no-store, no-transform"
 
 
 async def wait_at_all(
@@ -125,9 +125,9 @@ async def wait_at_all(
     async def wait_at(kind: Kind) -> None:
         kind = IMPATIENT_VARNISH if kind is VARNISH else kind
         front = await fronts.put(kind, server.port, IMPATIENT.get(kind.program))
-        async with fronts.client(front) as client, reading(client) as reader:
-            await reader.block()
-            await wait(reader)
+        async with fronts.client(front) as client, reading(client) as subscriber:
+            await subscriber.block()
+            await wait(subscriber)
 
     outcomes = await asyncio.gather(*map(wait_at, KINDS), return_exceptions=True)
     failed = {str(kind): outcome for kind, outcome in zip(KINDS, outcomes, strict=True) if outcome}
@@ -138,10 +138,10 @@ async def wait_at_all(
 async def test_a_stream_outlives_the_timeout_of_its_proxy(serve: Serve, fronts: Fronts) -> None:
     """It lasts twice as long, with heartbeats only."""
 
-    async def hear_heartbeats(reader: Reader) -> None:
+    async def hear_heartbeats(subscriber: Reader) -> None:
         begun = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() - begun < 2 * IDLE:
-            assert await reader.line() == b": \n"
+            assert await subscriber.line() == b": \n"
 
     server = await wait_at_all(serve, fronts, hear_heartbeats, heartbeat=IDLE / 5)
     assert server.broadcaster.counts.opened == len(KINDS)
@@ -159,8 +159,8 @@ async def test_a_client_that_leaves_is_released(serve: Serve, fronts: Fronts, ki
     server = await serve(**SETTINGS, heartbeat=3600 if kind.can.notices_leaving else 0.1)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front, http2=False) as client:
-        async with reading(client) as reader:
-            await reader.block()
+        async with reading(client) as subscriber:
+            await subscriber.block()
             assert server.broadcaster.client_count == 1
         await until(lambda: server.broadcaster.client_count == 0)
     assert server.broadcaster.counts.closed == {"left": 1}
@@ -195,8 +195,8 @@ async def said(client: httpx.AsyncClient, what: str) -> tuple[int, dict[str, str
     """Return a response without the headers of its transport."""
     method, path, headers, body = REQUESTS[what]
     answer = await client.request(method, path, headers=headers, content=body)
-    told = {name: value for name, value in answer.headers.items() if name not in OF_THE_WAY}
-    return answer.status_code, told, ID.sub(b"id", answer.content)
+    reported = {name: value for name, value in answer.headers.items() if name not in OF_THE_WAY}
+    return answer.status_code, reported, ID.sub(b"id", answer.content)
 
 
 @EACH
@@ -229,9 +229,9 @@ async def test_a_subscriber_resumes(serve: Serve, fronts: Fronts, kind: Kind) ->
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     first, *_ = [(await server.broadcaster.broadcast(str(number))).id for number in range(2)]
-    async with fronts.client(front) as client, reading(client, **{"Last-Event-ID": first}) as reader:
-        await reader.block()
-        assert (await reader.block()).startswith(b"data: 1\nid: ")
+    async with fronts.client(front) as client, reading(client, **{"Last-Event-ID": first}) as subscriber:
+        await subscriber.block()
+        assert (await subscriber.block()).startswith(b"data: 1\nid: ")
 
 
 @EACH
@@ -240,8 +240,8 @@ async def test_the_server_gets_the_address_of_the_client(serve: Serve, fronts: F
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     made_up = {"X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7", "X-Real-IP": "192.0.2.7"}
-    async with fronts.client(front, source="127.0.0.9") as client, reading(client, **made_up) as reader:
-        await reader.block()
+    async with fronts.client(front, source="127.0.0.9") as client, reading(client, **made_up) as subscriber:
+        await subscriber.block()
         async with httpx.AsyncClient(base_url=server.url, headers=BEARER) as operator:
             (found,) = (await operator.get("/subscribers")).json()["subscribers"]
     assert found["address"] == "127.0.0.9"
@@ -349,18 +349,18 @@ async def test_without_the_server_a_page_can_read_the_refusal(fronts: Fronts, ki
     """It may be of another origin and have a cookie. A program gets a 503."""
     front = await fronts.put(kind, free_port(), HASTY.get(kind.program))
     async with fronts.client(front) as client:
-        told = {"cache-control": "no-store", "retry-after": "5"}
+        reported = {"cache-control": "no-store", "retry-after": "5"}
         origin = {"access-control-allow-origin": PAGE["Origin"]}
         credentials = {"access-control-allow-credentials": "true"}
         answer = await ask_for_stream(client, SSE | PAGE)
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert (told | origin | credentials).items() <= answer.headers.items()
+        assert (reported | origin | credentials).items() <= answer.headers.items()
         answer = await ask_for_stream(client, PAGE)
         assert answer.status_code == (502 if kind is SQUID else 503)
-        assert (told | origin | credentials).items() <= answer.headers.items()
+        assert (reported | origin | credentials).items() <= answer.headers.items()
         answer = await ask_for_stream(client, SSE)
-        assert told.items() <= answer.headers.items()
+        assert reported.items() <= answer.headers.items()
         assert not origin.keys() & answer.headers.keys()
         # Some of them say so for a publish that cannot have happened.
         answer = await client.post("/send", content=b"x", headers=BEARER)
@@ -389,8 +389,8 @@ async def test_a_token_is_in_no_log_of_the_proxy(serve: Serve, fronts: Fronts, k
     front = await fronts.put(kind, server.port, HASTY.get(kind.program))
     path = f"/events/a?access_token={STATIC}"
     async with fronts.client(front) as client:
-        async with reading(client, path) as reader:
-            await reader.block()
+        async with reading(client, path) as subscriber:
+            await subscriber.block()
         assert (await client.get(f"{path}x")).status_code == 401
         await server.stop()
         assert (await ask_for_stream(client, {}, path)).status_code in {502, 503}
@@ -475,15 +475,15 @@ async def test_a_client_continues_when_its_proxy_cuts_it(
 async def test_a_reload_of_the_proxy_keeps_streams(serve: Serve, fronts: Fronts, kind: Kind) -> None:
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
-    async with fronts.client(front, http2=False) as client, reading(client) as reader:
-        await reader.block()
+    async with fronts.client(front, http2=False) as client, reading(client) as subscriber:
+        await subscriber.block()
         for number in range(2):
             await front.reload()
             # Over HTTP/2 an old process may send GOAWAY, on which browsers reconnect, but not this client.
             async with fronts.client(front, http2=False) as other, reading(other) as newcomer:
                 await newcomer.block()
                 await server.broadcaster.broadcast(str(number))
-                for each in (reader, newcomer):
+                for each in (subscriber, newcomer):
                     assert (await each.block()).startswith(b"data: %d\nid: " % number)
     assert server.broadcaster.counts.opened == 3
 
@@ -491,8 +491,8 @@ async def test_a_reload_of_the_proxy_keeps_streams(serve: Serve, fronts: Fronts,
 async def test_workers_of_nginx_end_with_their_streams(serve: Serve, fronts: Fronts) -> None:
     server = await serve(**SETTINGS)
     front = await fronts.put(NGINX, server.port)
-    async with fronts.client(front, http2=False) as client, reading(client) as reader:
-        await reader.block()
+    async with fronts.client(front, http2=False) as client, reading(client) as subscriber:
+        await subscriber.block()
         await front.reload()
         await until(lambda: len(NGINX.leaving(front)) == 1)
     await until(lambda: NGINX.leaving(front) == set())
@@ -502,12 +502,12 @@ async def test_caddy_needs_a_setting_to_stop(serve: Serve, fronts: Fronts) -> No
     """Without it it runs as long as there are streams, without listening."""
     server = await serve(**SETTINGS, heartbeat=0.1)
     front = await fronts.put(CADDY, server.port, {"grace_period 5s": ""})
-    async with fronts.client(front, http2=False) as client, reading(client) as reader:
-        await reader.block()
+    async with fronts.client(front, http2=False) as client, reading(client) as subscriber:
+        await subscriber.block()
         front.running.send_signal(signal.SIGTERM)
         await until(lambda: not front.listens())
         for _ in range(5):
-            assert await reader.line() == b": \n"
+            assert await subscriber.line() == b": \n"
     assert (await front.running.ended()).code == 0
 
 

@@ -98,10 +98,10 @@ def a_cut(rng: random.Random, publications: int) -> Cut:
     return Cut(after, reset=rng.random() < 0.5, away=rng.randrange(rng.choice((1, 20, publications // 4))))
 
 
-def plans(rng: random.Random, readers: int, publications: int) -> list[Plan]:
-    selectors = [an_interest(rng) for _ in range(max(readers // 20, 8))]
+def plans(rng: random.Random, subscribers: int, publications: int) -> list[Plan]:
+    selectors = [an_interest(rng) for _ in range(max(subscribers // 20, 8))]
     found = []
-    for number in range(readers):
+    for number in range(subscribers):
         want = rng.choice(selectors)
         slow = rng.random() < 0.15
         found.append(
@@ -186,7 +186,7 @@ async def final_events(port: int, ledger: Ledger, count: int) -> None:
 
 
 async def scenario(
-    ledger: Ledger, *, seed: int, readers: int, publications: int, settings: dict[str, Any]
+    ledger: Ledger, *, seed: int, subscribers: int, publications: int, settings: dict[str, Any]
 ) -> list[Reader]:
     """Let subscribers join, leave and resume at random while publishers publish, up to the end."""
     rng = random.Random(seed)
@@ -194,8 +194,8 @@ async def scenario(
     await server.start()
     try:
         ledger.epoch = server.broadcaster.cursor.partition("-")[0]
-        everyone = [Reader(plan, ledger, server.port) for plan in plans(rng, readers, publications)]
-        reading = [asyncio.create_task(reader.run()) for reader in everyone]
+        everyone = [Reader(plan, ledger, server.port) for plan in plans(rng, subscribers, publications)]
+        reading = [asyncio.create_task(subscriber.run()) for subscriber in everyone]
         publishers = [
             Publisher(count, random.Random(rng.random()), server.port, ledger) for count in range(PUBLISHERS)
         ]
@@ -241,9 +241,9 @@ def require_answers_kept(publishers: Sequence[Publisher], ledger: Ledger) -> Non
 def wrong(everyone: Sequence[Reader]) -> list[WrongError]:
     """Return the first error in what each subscriber got."""
     found = []
-    for reader in everyone:
+    for subscriber in everyone:
         try:
-            Judge(reader).require_all()
+            Judge(subscriber).require_all()
         except WrongError as error:
             found.append(error)
     return found
@@ -261,8 +261,8 @@ def resets(everyone: Sequence[Reader]) -> list[str]:
     """Return the reasons of all resets that subscribers got."""
     return [
         json.loads(note.event.data)["reason"]
-        for reader in everyone
-        for visit in reader.visits
+        for subscriber in everyone
+        for visit in subscriber.visits
         for note in visit.notes
         if note.event is not None and note.event.type == "$reset"
     ]
@@ -284,11 +284,11 @@ def test_every_subscriber_gets_the_log_from_its_cursor_on(
     ledger = Ledger()
     ledger.keep(monkeypatch)
     everyone = run(
-        loop, ledger, seed=1, readers=READERS, publications=600, settings={**LARGE, "queue_size": 20}
+        loop, ledger, seed=1, subscribers=READERS, publications=600, settings={**LARGE, "queue_size": 20}
     )
     require_nothing_wrong(everyone)
     assert set(resets(everyone)) <= {"epoch", "unknown"}
-    assert sum(len(reader.visits) for reader in everyone) > READERS * 3 // 2
+    assert sum(len(subscriber.visits) for subscriber in everyone) > READERS * 3 // 2
 
 
 @LOOPS
@@ -298,7 +298,7 @@ def test_every_loss_is_reported_once_and_correctly(loop: EventLoop, monkeypatch:
     ledger.keep(monkeypatch)
     small_pages(monkeypatch)
     everyone = run(
-        loop, ledger, seed=2, readers=READERS, publications=800, settings={**SMALL, "queue_size": 20}
+        loop, ledger, seed=2, subscribers=READERS, publications=800, settings={**SMALL, "queue_size": 20}
     )
     require_nothing_wrong(everyone)
     assert resets(everyone).count("evicted") > READERS // 10
@@ -555,7 +555,7 @@ def test_each_wrong_order_of_a_server_is_found(
         sys.modules[__name__], "ARRIVING", 1000
     )  # With more subscribers the error shows sooner.
     break_it(monkeypatch)
-    everyone = run(EventLoop.ASYNCIO, ledger, seed=3, readers=200, publications=400, settings=settings)
+    everyone = run(EventLoop.ASYNCIO, ledger, seed=3, subscribers=200, publications=400, settings=settings)
     assert kind in {error.kind for error in wrong(everyone)}
 
 
@@ -567,6 +567,6 @@ def test_the_real_server_has_none_of_these_errors(monkeypatch: pytest.MonkeyPatc
             ledger.keep(patched)
             small_pages(patched)
             everyone = run(
-                EventLoop.ASYNCIO, ledger, seed=3, readers=200, publications=400, settings=settings
+                EventLoop.ASYNCIO, ledger, seed=3, subscribers=200, publications=400, settings=settings
             )
         require_nothing_wrong(everyone)

@@ -72,7 +72,7 @@ async def test_curl_subscribes_and_publishes(serve: Serve, programs: Programs, p
     """The first terminal shows in order what the second sends."""
     program("curl")
     server = await serve()
-    reader = await bash(programs, BLOCKS["subscribe"].at(server.port), server.port)
+    subscriber = await bash(programs, BLOCKS["subscribe"].at(server.port), server.port)
     await until(lambda: server.broadcaster.client_count == 1)
     publisher = await bash(programs, BLOCKS["publish"].at(server.port), server.port)
     answers = (await publisher.ended()).out
@@ -80,7 +80,7 @@ async def test_curl_subscribes_and_publishes(serve: Serve, programs: Programs, p
     (answer,) = re.findall(r"\n`(\{\"status.*\})`\.?\n", README.text)
     epoch = server.broadcaster.cursor.partition("-")[0]
     assert answers.startswith(answer.replace("0a1b2c3d", epoch).encode())
-    events = await published(reader, 4)
+    events = await published(subscriber, 4)
     assert [(event.type, event.data) for event in events] == [
         ("message", "hello"),
         ("price", "EUR 1.08"),

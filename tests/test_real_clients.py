@@ -57,18 +57,18 @@ async def curl(
 
 @pytest.mark.parametrize("what", MESSAGES)
 async def test_curl_publishes_and_curl_subscribes(server: Server, program: Program, what: str) -> None:
-    async with curl(program, server, f"{server.url}/events") as reader:
+    async with curl(program, server, f"{server.url}/events") as subscriber:
         await until(lambda: server.broadcaster.client_count == 1)
         url = f"{server.url}/send?event=message"  # Without a parameter an empty body is refused.
         async with curl(program, server, "--data-binary", "@-", url) as publisher:
             answer, _ = await publisher.communicate(MESSAGES[what].encode())
             assert answer.startswith(b'{"status":"sent","clients":1,')
-        assert reader.stdout is not None
+        assert subscriber.stdout is not None
         decoder = Decoder()
         events: list[Event] = []
         async with asyncio.timeout(30):
             while not events:
-                events = published(decoder.feed(await reader.stdout.read(1 << 16)))
+                events = published(decoder.feed(await subscriber.stdout.read(1 << 16)))
         assert [event.data for event in events] == [arrives_as(MESSAGES[what])]
 
 
@@ -139,11 +139,11 @@ async def test_curl_puts_a_file(
 
 async def test_curl_needs_no_dash_n_to_see_the_end(server: Server, program: Program) -> None:
     """A stream that the server ends is a complete transfer with exit code 0."""
-    async with curl(program, server, f"{server.url}/events") as reader:
+    async with curl(program, server, f"{server.url}/events") as subscriber:
         await until(lambda: server.broadcaster.client_count == 1)
         await server.broadcaster.close(timeout=10)
-        out, _ = await reader.communicate()
-        assert reader.returncode == 0
+        out, _ = await subscriber.communicate()
+        assert subscriber.returncode == 0
         assert out.endswith(f'data: {{"reason": "drain"}}\nid: {server.broadcaster.cursor}\n\n'.encode())
 
 
@@ -155,16 +155,16 @@ async def test_curl_publishes_a_pipe_line_by_line(server: Server, program: Progr
     """`tail -F log | curl -T - ...?stream=1`: a line is published before the next is written."""
     reading = curl(program, server, "-H", "Accept: application/x-ndjson", f"{server.url}/events/logs")
     publishing = curl(program, server, "-T", "-", f"{server.url}/send/logs?stream=1")
-    async with reading as reader, publishing as publisher:
-        assert reader.stdout is not None
+    async with reading as subscriber, publishing as publisher:
+        assert subscriber.stdout is not None
         assert publisher.stdin is not None
         await until(lambda: server.broadcaster.client_count == 1)
         async with asyncio.timeout(30):
-            assert json.loads(await reader.stdout.readline())["event"] == "$open"
+            assert json.loads(await subscriber.stdout.readline())["event"] == "$open"
         for number in range(10):
             publisher.stdin.write(f"line {number}\n".encode())
             async with asyncio.timeout(30):
-                while (line := await reader.stdout.readline()) == b"\n":
+                while (line := await subscriber.stdout.readline()) == b"\n":
                     pass
             envelope = json.loads(line)
             assert (envelope["channel"], envelope["data"]) == ("logs", f"line {number}")
@@ -224,13 +224,13 @@ async def test_curl_publishes_a_file_of_events(
         answer, _ = await putting.communicate()
     assert json.loads(answer)["count"] == 100
     accept = "Accept: application/x-ndjson"
-    async with curl(program, server, "-H", accept, f"{server.url}/events/a?since=earliest") as reader:
-        assert reader.stdout is not None
+    async with curl(program, server, "-H", accept, f"{server.url}/events/a?since=earliest") as subscriber:
+        assert subscriber.stdout is not None
         lines: list[bytes] = []
         async with asyncio.timeout(30):
-            assert json.loads(await reader.stdout.readline())["event"] == "$open"
+            assert json.loads(await subscriber.stdout.readline())["event"] == "$open"
             while len(lines) < 100:
-                if (line := await reader.stdout.readline()) != b"\n":
+                if (line := await subscriber.stdout.readline()) != b"\n":
                     lines.append(line)
     assert [json.loads(line)["data"] for line in lines] == [{"n": number} for number in range(100)]
     epoch = server.broadcaster.cursor.partition("-")[0]
@@ -263,11 +263,11 @@ async def test_curl_resumes_by_its_own_header(server: Server, program: Program) 
     """Clients that keep their first id send two. The later one counts."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     headers = [argument for id in ids[:2] for argument in ("-H", f"Last-Event-ID: {id}")]
-    async with curl(program, server, *headers, f"{server.url}/events") as reader:
-        assert reader.stdout is not None
+    async with curl(program, server, *headers, f"{server.url}/events") as subscriber:
+        assert subscriber.stdout is not None
         async with asyncio.timeout(30):
-            assert (await reader.stdout.readuntil(b"\n\n")).endswith(f"id: {ids[1]}\n\n".encode())
-            assert await reader.stdout.readuntil(b"\n\n") == f"data: 2\nid: {ids[2]}\n\n".encode()
+            assert (await subscriber.stdout.readuntil(b"\n\n")).endswith(f"id: {ids[1]}\n\n".encode())
+            assert await subscriber.stdout.readuntil(b"\n\n") == f"data: 2\nid: {ids[2]}\n\n".encode()
 
 
 async def test_curl_is_refused_by_status_unless_it_accepts_event_streams(
@@ -275,9 +275,11 @@ async def test_curl_is_refused_by_status_unless_it_accepts_event_streams(
 ) -> None:
     await server.broadcaster.close(timeout=1)
     for accept, code in (("*/*", 22), ("text/event-stream", 0)):
-        async with curl(program, server, "-f", "-H", f"Accept: {accept}", f"{server.url}/events") as reader:
-            out, _ = await reader.communicate()
-        assert reader.returncode == code
+        async with curl(
+            program, server, "-f", "-H", f"Accept: {accept}", f"{server.url}/events"
+        ) as subscriber:
+            out, _ = await subscriber.communicate()
+        assert subscriber.returncode == code
         assert (b'data: {"reason": "drain"}\n' in out) == (code == 0)
 
 

@@ -224,8 +224,8 @@ async def test_a_loss_is_reported_once_wherever_the_stream_is_cut(
         await behind.until_id(final)
         everything = before + behind.events
         # Events dropped for a slow subscriber are in the history: cut before its `$reset`, it lost nothing.
-        told = [reason] if reason != "slow" or reasons(before) else []
-        assert reasons(everything) == told, everything
+        reported = [reason] if reason != "slow" or reasons(before) else []
+        assert reasons(everything) == reported, everything
         require_nothing_missing(server, everything, begin)
 
 

@@ -42,7 +42,7 @@ class Subscriber:
     def __init__(self) -> None:
         self.began: dict[str, int] = {}
         self.seen: defaultdict[str, list[int]] = defaultdict(list)
-        self.news: list[tuple[str, str]] = []
+        self.resets_and_closes: list[tuple[str, str]] = []
 
     async def follow(self, client: Client) -> None:
         async for piece in client.subscribe():
@@ -50,7 +50,7 @@ class Subscriber:
                 if event.type in CURSOR_TYPES:
                     continue  # `began` has it
                 if event.type.startswith("$"):
-                    self.news.append((event.type, json.loads(event.data)["reason"]))
+                    self.resets_and_closes.append((event.type, json.loads(event.data)["reason"]))
                 else:
                     assert event.id is not None
                     epoch, position = place(event.id)
@@ -89,7 +89,7 @@ async def test_a_rolling_restart_refuses_no_client_and_reports_every_loss(
     """No connection and no publish is refused. Subscribers get all acknowledged events and one `$reset`."""
     times = ("--drain-delay", str(DRAIN_DELAY), "--retry", "200")
     flags = (*times, "--event-loop", loop, "--log-level", "warning")
-    readers, answers = [Subscriber() for _ in range(READERS)], Answers()
+    subscribers, answers = [Subscriber() for _ in range(READERS)], Answers()
     async with AsyncExitStack() as stack:
         supervisor = stack.enter_context(Supervisor(programs, tcp_socket()))
 
@@ -98,8 +98,8 @@ async def test_a_rolling_restart_refuses_no_client_and_reports_every_loss(
 
         old = await supervisor.start(*flags)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        running = [tasks.create_task(reader.follow(await client())) for reader in readers]
-        await until(lambda: all(reader.began for reader in readers))
+        running = [tasks.create_task(subscriber.follow(await client())) for subscriber in subscribers]
+        await until(lambda: all(subscriber.began for subscriber in subscribers))
         running += [
             tasks.create_task(answers.publish(await client(), number)) for number in range(PUBLISHERS)
         ]
@@ -108,27 +108,35 @@ async def test_a_rolling_restart_refuses_no_client_and_reports_every_loss(
         new = await supervisor.start(*flags)
         ended = await old.ended()
         assert (ended.code, ended.err) == (0, b"")
-        await until(lambda: all(len(reader.began) == 2 for reader in readers))
+        await until(lambda: all(len(subscriber.began) == 2 for subscriber in subscribers))
         behind = answers.count
         await until(lambda: answers.count > behind + RATE // 2)
         answers.over = True  # Each waits for its last response, or subscribers would have more events.
         await asyncio.gather(*running[READERS:])
         first, second = answers.newest
-        await settled(lambda: all(reader.has(second, answers.newest[second]) for reader in readers), readers)
+        await settled(
+            lambda: all(subscriber.has(second, answers.newest[second]) for subscriber in subscribers),
+            subscribers,
+        )
         for task in running:
             task.cancel()
-    for reader in readers:
-        assert reader.has(first, answers.newest[first])
-        assert reader.news == [("$close", "drain"), ("$reset", "epoch")]
+    for subscriber in subscribers:
+        assert subscriber.has(first, answers.newest[first])
+        assert subscriber.resets_and_closes == [("$close", "drain"), ("$reset", "epoch")]
     assert sum(answers.newest.values()) == answers.count
     new.send_signal(signal.SIGTERM)
     ended = await new.ended()
     assert (ended.code, ended.err) == (0, b"")
 
 
-async def settled(done: Callable[[], bool], readers: list[Subscriber]) -> None:
+async def settled(done: Callable[[], bool], subscribers: list[Subscriber]) -> None:
     """Wait until all events have arrived."""
     try:
         await until(done)
     except TimeoutError:
-        raise AssertionError([(reader.began, dict(reader.seen), reader.news) for reader in readers]) from None
+        raise AssertionError(
+            [
+                (subscriber.began, dict(subscriber.seen), subscriber.resets_and_closes)
+                for subscriber in subscribers
+            ]
+        ) from None

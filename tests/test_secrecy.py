@@ -163,8 +163,8 @@ def send_everywhere(token: str) -> Iterator[str]:
         for path in ("/tokens", "/revoke"):
             yield request(f"POST {path}", f"{JSON}Authorization: Bearer {STATIC}\r\n", json.dumps(body))
     yield request("POST /tokens", f"{JSON}Authorization: Bearer {STATIC}\r\n", f'{{"grants": {{}} {token}')
-    for wish in ({"token": token}, {"access_token": token}, {"channel": [[token]]}, [token], token):
-        yield request("POST /events", f"{JSON}Authorization: Bearer {STATIC}\r\n", json.dumps(wish))
+    for subscription in ({"token": token}, {"access_token": token}, {"channel": [[token]]}, [token], token):
+        yield request("POST /events", f"{JSON}Authorization: Bearer {STATIC}\r\n", json.dumps(subscription))
     for event in ({"message": "x", "token": token}, {"message": {"token": token}}, [{"data": 1, "t": token}]):
         yield request("POST /send", f"{JSON}Authorization: Bearer {STATIC}\r\n", json.dumps(event))
     form = "Content-Type: application/x-www-form-urlencoded\r\n"
@@ -250,13 +250,13 @@ async def test_a_token_appears_nowhere(programs: Programs, tmp_path: Path, forma
         for text, answer in zip(texts, answers, strict=True):
             assert LEAK.search(answer) is None, (text, answer)
     assert count > 1000
-    minted = await response_to(
+    response = await response_to(
         serving.port,
         request(
             "POST /tokens", f"{JSON}Authorization: Bearer {STATIC}\r\n", '{"grants": {"subscribe": ["a"]}}'
         ),
     )
-    token = json.loads(minted.partition("\r\n\r\n")[2])["token"]
+    token = json.loads(response.partition("\r\n\r\n")[2])["token"]
     assert "200 OK" in await response_to(serving.port, request(f"HEAD /events/a?access_token={token}"))
     ended = await serving.stop()
     assert ended.code == 0

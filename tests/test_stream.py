@@ -324,8 +324,8 @@ async def test_a_loss_is_one_reset_before_newer_events(
     broadcaster = make_broadcaster(history_size=2)
     await publish(broadcaster, *"abcde")
     stream = broadcaster.subscribe(since=since)
-    told = f'{{"reason": "{reason}", "channels": ["default"], "missed": null}}'
-    reset = received(at, told, "", "$reset")
+    reported = f'{{"reason": "{reason}", "channels": ["default"], "missed": null}}'
+    reset = received(at, reported, "", "$reset")
     assert await next_of(stream, 1 + len(rest)) == [reset, *rest]
     again = broadcaster.subscribe(since=reset.id)
     assert await next_of(again, len(rest)) == rest
@@ -357,8 +357,12 @@ async def test_an_unknown_last_event_id_gets_a_reset(since: str | None) -> None:
     broadcaster = make_broadcaster()
     await broadcaster.broadcast("held")
     async with broadcaster.subscribe(last_event_id="order-7", since=since) as stream:
-        told = await anext(stream)
-        assert (told.event, json.loads(told.data)["reason"], told.id) == ("$reset", "unknown", f"{EPOCH}-1")
+        reported = await anext(stream)
+        assert (reported.event, json.loads(reported.data)["reason"], reported.id) == (
+            "$reset",
+            "unknown",
+            f"{EPOCH}-1",
+        )
     async with broadcaster.subscribe(last_event_id=f"{EPOCH}-0", since="last") as stream:
         assert (await anext(stream)).data == "held"
 

@@ -59,8 +59,8 @@ def test_unknown_claims_are_ignored() -> None:
 )
 def test_a_time_is_a_number_of_seconds(name: str, value: Any, problem: str) -> None:
     """Text with a number is none (RFC 7519, 2: NumericDate)."""
-    told = problem.format(" | null" if name == "iat" else "")
-    assert refusal(**{name: value}) == f"claims: {told} - at `$.{name}`"
+    reported = problem.format(" | null" if name == "iat" else "")
+    assert refusal(**{name: value}) == f"claims: {reported} - at `$.{name}`"
 
 
 def test_the_latest_time_is_accepted() -> None:

@@ -118,7 +118,7 @@ def test_a_malformed_header_is_refused(header: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "told"),
+    ("algorithm", "reported"),
     [
         *((name, name) for name in ("none", "None", "NONE", "rs256", "RS256 ", "RS512", "PS256", "ES256K")),
         ("a\n\xe9", r"a\n\xe9"),
@@ -128,11 +128,11 @@ def test_a_malformed_header_is_refused(header: str, problem: str) -> None:
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_an_algorithm_without_a_key_is_refused(tmp_path: Path, algorithm: object, told: str) -> None:
+def test_an_algorithm_without_a_key_is_refused(tmp_path: Path, algorithm: object, reported: str) -> None:
     """No key is tried."""
     text = token("RS256", header={"alg": algorithm})
     fault = fault_of(text, [key_of(tmp_path, "RS256")])
-    assert fault == f"is signed with {told}, which is not its key's algorithm"
+    assert fault == f"is signed with {reported}, which is not its key's algorithm"
 
 
 @pytest.mark.parametrize("name", FOREIGN)

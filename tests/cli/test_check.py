@@ -107,7 +107,7 @@ async def test_a_token_to_be_generated_is_mentioned(programs: Programs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "before", "told"),
+    ("arguments", "code", "before", "reported"),
     [
         (
             ("--retry", "x"),
@@ -126,10 +126,10 @@ async def test_a_token_to_be_generated_is_mentioned(programs: Programs) -> None:
     ],
 )
 async def test_an_error_has_the_exit_code_of_serve(
-    programs: Programs, arguments: tuple[str, ...], code: int, before: int, told: str
+    programs: Programs, arguments: tuple[str, ...], code: int, before: int, reported: str
 ) -> None:
     ended = await check(programs, *arguments)
-    assert (ended.code, ended.err) == (code, f"sse-broadcast: {told}\n".encode())
+    assert (ended.code, ended.err) == (code, f"sse-broadcast: {reported}\n".encode())
     assert ended.out.count(b"\n") == before
 
 

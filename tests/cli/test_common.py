@@ -314,9 +314,9 @@ async def test_a_malformed_url_is_reported(programs: Programs, use: tuple[str, .
     ended = await programs.run(*use, "--url", url)
     assert (ended.code, ended.out) == (2, b"")
     # click names the possible sources of the value.
-    *_, told = ended.err.decode().splitlines()
-    assert told.startswith("Error: Invalid value for '--url'")
-    assert told.endswith(f": {url!r} is neither an http:// or https:// address nor unix:/path")
+    *_, reported = ended.err.decode().splitlines()
+    assert reported.startswith("Error: Invalid value for '--url'")
+    assert reported.endswith(f": {url!r} is neither an http:// or https:// address nor unix:/path")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b", f"http://{'x' * 64}.invalid"])

@@ -126,7 +126,7 @@ async def test_without_permission_to_see_subscribers_the_rest_is_shown(
 
 
 @pytest.mark.parametrize(
-    ("answers", "told"),
+    ("answers", "reported"),
     [
         ({"status": json_handler(STATUS), "subscribers": json_handler({}, 500)}, r".*: 500 .*"),
         (
@@ -139,13 +139,13 @@ async def test_without_permission_to_see_subscribers_the_rest_is_shown(
     ],
 )
 async def test_a_failed_request_has_its_reason(
-    scripted_server: StartScripted, monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], told: str
+    scripted_server: StartScripted, monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], reported: str
 ) -> None:
     monkeypatch.setattr(live_status, "ALIVE", 0.1)
     async with Client(await scripted_server(**answers)) as client:
         with pytest.raises(ClientError) as raised:
             await take_snapshot(client)
-    assert re.fullmatch(told, str(raised.value))
+    assert re.fullmatch(reported, str(raised.value))
 
 
 class RecordingView:

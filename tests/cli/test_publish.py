@@ -275,9 +275,9 @@ async def test_a_json_array_is_published_whole_or_not_at_all(server: Server, pro
         assert await received(stream, 2) == [("message", "one"), ("message", "two")]
         ended = await programs.run(*arguments, '[{"message": "one"}, {"event": "two"}]')
     status = f"422 {http.HTTPStatus(422).phrase}"
-    told = f"sse-broadcast: {server.url}/send/c: {status}: item 2: message: is missing"
+    reported = f"sse-broadcast: {server.url}/send/c: {status}: item 2: message: is missing"
     assert (ended.code, ended.out, ended.err.count(b"\n")) == (1, b"", 1)
-    assert ended.err.startswith(told.encode())
+    assert ended.err.startswith(reported.encode())
     assert server.broadcaster.counts.published == 2
 
 
@@ -285,8 +285,8 @@ async def test_a_json_array_is_published_whole_or_not_at_all(server: Server, pro
 async def test_malformed_json_is_one_line(server: Server, programs: Programs, text: str) -> None:
     ended = await programs.run("publish", "--format", "json", "--url", server.url, stdin=text.encode())
     assert (ended.code, ended.out) == (1, b"")
-    told = f"sse-broadcast: {server.url}/send: 400 Bad Request: body: is not JSON: "
-    assert ended.err.startswith(told.encode())
+    reported = f"sse-broadcast: {server.url}/send: 400 Bad Request: body: is not JSON: "
+    assert ended.err.startswith(reported.encode())
     assert ended.err.count(b"\n") == 1
 
 
@@ -343,8 +343,8 @@ async def test_a_bad_line_ends_the_command(
     file.write_bytes(b"\n".join(lines))
     ended = await programs.run("publish", "--format", "ndjson", "--file", str(file), "--url", server.url)
     assert (ended.code, ended.out) == (1, b"")
-    told = f"sse-broadcast: {server.url}/send: {reason.format(bad)}; {bad - 1} published\n"
-    assert re.fullmatch(told.encode(), ended.err), ended.err
+    reported = f"sse-broadcast: {server.url}/send: {reason.format(bad)}; {bad - 1} published\n"
+    assert re.fullmatch(reported.encode(), ended.err), ended.err
     assert [int(event.data) for event in await history(server)] == list(range(1, bad))
 
 
@@ -436,8 +436,8 @@ async def test_lines_that_may_have_been_published_are_named(speak: Speak, progra
     publishing.end_input()
     ended = await publishing.ended()
     assert (ended.code, ended.out) == (1, b"")
-    told = f"sse-broadcast: cannot reach {script.url}: .+, with lines 2 to 3 under way; 1 published\n"
-    assert re.fullmatch(told.encode(), ended.err), ended.err
+    reported = f"sse-broadcast: cannot reach {script.url}: .+, with lines 2 to 3 under way; 1 published\n"
+    assert re.fullmatch(reported.encode(), ended.err), ended.err
     assert len(script.heads) == 2
 
 
@@ -492,8 +492,8 @@ async def on_a_terminal(programs: Programs, url: str, script: str) -> tuple[Ende
     """Run a shell script with standard error on a terminal, and return the terminal's output."""
     ours, theirs = pty.openpty()
     try:
-        told = f"exec 2> {os.ttyname(theirs)}; {script}"
-        shell = await programs.start("sh", "-c", told, str(process.SCRIPT), url)
+        reported = f"exec 2> {os.ttyname(theirs)}; {script}"
+        shell = await programs.start("sh", "-c", reported, str(process.SCRIPT), url)
         ended = await shell.ended()
         os.set_blocking(ours, False)
         shown = b""

@@ -226,8 +226,8 @@ async def test_a_refusal_is_printed_on_the_restored_terminal(serve: Serve, termi
     server = await serve(token=STATIC)
     shown = await terminal("status", "--watch", "--url", server.url)
     assert await shown.ended() == 1
-    told = " ".join(shown.lines).strip()
-    assert told.startswith(
+    reported = " ".join(shown.lines).strip()
+    assert reported.startswith(
         f"sse-broadcast: {server.url}/status: 401 Unauthorized: inspect '*': needs a token"
     )
     assert b"\x1b" not in shown.raw

@@ -78,7 +78,7 @@ async def open_raw() -> AsyncIterator[Open]:
         yield open_one
 
 
-async def reader(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -> RawClient:
+async def open_stream(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -> RawClient:
     """Return a subscriber that has its first frames."""
     client = await open_raw(serving, receive_buffer=receive_buffer)
     head = await client.subscribe()
@@ -87,9 +87,9 @@ async def reader(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -
     return client
 
 
-async def frozen_reader(open_raw: Open, serving: Serving) -> RawClient:
+async def frozen_subscriber(open_raw: Open, serving: Serving) -> RawClient:
     """Return a subscriber that reads no more and whose socket is full."""
-    client = await reader(open_raw, serving, receive_buffer=4096)
+    client = await open_stream(open_raw, serving, receive_buffer=4096)
     publisher = await open_raw(serving)
     for _ in range(24):
         status, _ = await publisher.ask("POST", "/send", body=b"x" * 65_536)
@@ -341,11 +341,11 @@ async def test_a_signal_ends_every_stream_cleanly(
     The exit code is 0.
     """
     serving = await programs.serve("--event-loop", loop, "--retry", "1000", *QUIET)
-    readers = [await reader(open_raw, serving) for _ in range(3)]
+    subscribers = [await open_stream(open_raw, serving) for _ in range(3)]
     idle = await open_raw(serving)
     await idle.ask("GET", "/status")
     serving.process.send_signal(number)
-    for client in readers:
+    for client in subscribers:
         (event,) = await client.events(1)
         assert event.retry is not None
         assert event.id is not None
@@ -360,7 +360,7 @@ async def test_a_signal_ends_every_stream_cleanly(
 
 async def test_published_events_come_before_the_close(programs: Programs, open_raw: Open) -> None:
     serving = await programs.serve(*QUIET)
-    client, publisher = await reader(open_raw, serving), await open_raw(serving)
+    client, publisher = await open_stream(open_raw, serving), await open_raw(serving)
     for _ in range(50):
         await publisher.ask("POST", "/send", body=b"x" * 50_000)
     serving.process.send_signal(signal.SIGTERM)
@@ -389,12 +389,12 @@ async def test_a_frozen_subscriber_does_not_delay_the_exit(
     programs: Programs, open_raw: Open, loop: str
 ) -> None:
     serving = await programs.serve("--event-loop", loop, "--shutdown-timeout", "2", *FREEZING, *QUIET)
-    frozen = await frozen_reader(open_raw, serving)
+    frozen = await frozen_subscriber(open_raw, serving)
     clock = asyncio.get_running_loop().time
-    told = clock()
+    reported = clock()
     assert await serving.stop() == Ended(0)
     # and the time in which a busy machine ends a process
-    assert clock() - told < 2 + PATIENCE / 10
+    assert clock() - reported < 2 + PATIENCE / 10
     with pytest.raises(ConnectionResetError):
         await frozen.rest()
 
@@ -405,8 +405,8 @@ async def test_a_second_signal_exits_at_once(
 ) -> None:
     """A frozen subscriber keeps the server draining. The exit code is a special one."""
     serving = await programs.serve("--shutdown-timeout", "3600", *FREEZING, *TEXT)
-    await frozen_reader(open_raw, serving)
-    other = await reader(open_raw, serving)
+    await frozen_subscriber(open_raw, serving)
+    other = await open_stream(open_raw, serving)
     serving.process.send_signal(number)
     assert (await other.events(1))[0].type == "$close"
     stopping = b"stopping: ending the streams of 2 subscribers; a second signal exits at once\n"
@@ -432,7 +432,7 @@ async def test_a_drain_makes_the_server_not_ready_before_it_ends_streams(
         pass
     assert (answer[0], json.loads(answer[1])["detail"]) == (503, "draining: the server is shutting down")
     assert (await publisher.ask("POST", "/send", body=b"still"))[0] == 200
-    late = await reader(open_raw, serving)
+    late = await open_stream(open_raw, serving)
     (still,) = await client.events(1)
     assert still.data == "still"
     for each in (client, late):
@@ -444,7 +444,7 @@ async def test_a_drain_makes_the_server_not_ready_before_it_ends_streams(
 
 async def test_a_second_signal_ends_the_drain_delay(programs: Programs, open_raw: Open) -> None:
     serving = await programs.serve("--drain-delay", "3600", *QUIET)
-    client, probe = await reader(open_raw, serving), await open_raw(serving)
+    client, probe = await open_stream(open_raw, serving), await open_raw(serving)
     serving.process.send_signal(signal.SIGTERM)
     while (await probe.ask("GET", "/readyz"))[0] == 200:
         pass
@@ -460,7 +460,7 @@ async def test_a_second_signal_loses_no_log_line_of_streams(programs: Programs, 
     serving.process.send_signal(signal.SIGTERM)
     while (await probe.ask("GET", "/readyz"))[0] == 200:
         pass
-    await reader(open_raw, serving)
+    await open_stream(open_raw, serving)
     ended = await serving.stop()
     assert re.search(rb"stream 1 opened by 127\.0\.0\.1: default\n" + LINE + CUT + rb"\Z", ended.err)
 
@@ -482,7 +482,7 @@ async def test_a_second_signal_ends_the_waves(programs: Programs, open_raw: Open
     said = LISTENS.fullmatch(await command.line())
     assert said is not None
     serving = Serving(command, said[1].decode(), int(said[2]), int(said[3]), ("", ""))
-    first, second = await reader(open_raw, serving), await reader(open_raw, serving)
+    first, second = await open_stream(open_raw, serving), await open_stream(open_raw, serving)
     command.send_signal(signal.SIGTERM)
     assert (await first.events(1))[0].type == "$close"
     command.send_signal(signal.SIGTERM)
@@ -496,8 +496,8 @@ async def test_a_second_signal_ends_the_waves(programs: Programs, open_raw: Open
 async def test_requests_during_the_stop_are_answered(programs: Programs, open_raw: Open, loop: str) -> None:
     """Publishers and subscribers on open connections get a 503, browsers a reconnection time."""
     serving = await programs.serve("--event-loop", loop, "--shutdown-timeout", "4", *FREEZING)
-    await frozen_reader(open_raw, serving)
-    other = await reader(open_raw, serving)
+    await frozen_subscriber(open_raw, serving)
+    other = await open_stream(open_raw, serving)
     publisher, program, browser, witness = [await open_raw(serving) for _ in range(4)]
     for client in (publisher, program, browser, witness):
         await connected(client)
@@ -662,12 +662,12 @@ async def test_a_key_with_a_pass_phrase_is_4(programs: Programs, tmp_path: Path)
     )
     ended = await programs.run("serve", "--port", "0", "--certificate", str(certificate), "--key", str(key))
     assert (ended.code, ended.out) == (4, b"")
-    told = f"sse-broadcast: certificate: cannot load {certificate}, {key}: .+\n"
-    assert re.fullmatch(told.encode(), ended.err)
+    reported = f"sse-broadcast: certificate: cannot load {certificate}, {key}: .+\n"
+    assert re.fullmatch(reported.encode(), ended.err)
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "told"),
+    ("line", "code", "reported"),
     [
         ('host = "a..b"', 3, r"cannot listen on a\.\.b port 0: .+"),
         (f'host = "{"x" * 64}"', 3, "cannot listen on x{64} port 0: .+"),
@@ -676,13 +676,13 @@ async def test_a_key_with_a_pass_phrase_is_4(programs: Programs, tmp_path: Path)
     ids=["empty label", "long label", "NUL"],
 )
 async def test_an_impossible_name_is_one_line(
-    programs: Programs, file: Path, line: str, code: int, told: str
+    programs: Programs, file: Path, line: str, code: int, reported: str
 ) -> None:
     """A host has an empty label or one of more than 63 letters, or a file name has a NUL."""
     file.write_text(f"port = 0\n{line}\n")
     ended = await programs.run("serve", "--config", str(file))
     assert (ended.code, ended.out) == (code, b"")
-    assert re.fullmatch(f"sse-broadcast: {told}\n".encode(), ended.err)
+    assert re.fullmatch(f"sse-broadcast: {reported}\n".encode(), ended.err)
 
 
 @pytest.mark.parametrize(
@@ -806,7 +806,7 @@ async def test_more_clients_than_descriptors_do_not_break_the_server(
     """With 256 descriptors it accepts 144 connections and logs it. More are refused or cut off."""
     serving = await programs.serve("--event-loop", loop, *QUIET, descriptors=256)
     assert serving.room == 144
-    before = [await reader(open_raw, serving) for _ in range(5)]
+    before = [await open_stream(open_raw, serving) for _ in range(5)]
     publisher = await open_raw(serving)
 
     async def come(number: int) -> tuple[str, RawClient]:
@@ -838,7 +838,7 @@ async def test_more_clients_than_descriptors_do_not_break_the_server(
     async with asyncio.timeout(PATIENCE):
         while await connected(publisher) > 5:
             await asyncio.sleep(0.01)
-    late = await reader(open_raw, serving)
+    late = await open_stream(open_raw, serving)
     await publisher.ask("POST", "/send", body=b"again")
     for client in [*before, late]:
         assert await next_data(client) == "again"
@@ -863,7 +863,7 @@ async def test_silent_connections_do_not_break_the_server(
 ) -> None:
     """They may fill it. Its subscribers still get events, and there is room again after they leave."""
     serving = await programs.serve("--event-loop", loop, *QUIET, descriptors=256)
-    client, publisher = await reader(open_raw, serving), await open_raw(serving)
+    client, publisher = await open_stream(open_raw, serving), await open_raw(serving)
     await connected(publisher)
     crowd = [await open_raw(serving) for _ in range(CROWD)]
     # A connected socket is not yet accepted: one closed before that would not fill the server.
@@ -888,7 +888,7 @@ async def test_max_connections_is_logged_and_applied(programs: Programs, open_ra
     serving = await programs.serve("--max-connections", "2", *QUIET)
     assert serving.room == 2
     for _ in range(2):
-        await reader(open_raw, serving)
+        await open_stream(open_raw, serving)
     await refused_in_turn(open_raw, serving)
 
 

@@ -40,14 +40,14 @@ def test_counts_are_shown_in_words(value: object, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         (["--interval", "1"], b"--interval: needs --watch"),
         (["--watch", "--interval", "0"], b"0.0 is not in the range 0.1<=x<=86400.0"),
         (["--watch", "--interval", "x"], b"'x' is not a valid float"),
     ],
 )
-async def test_an_interval_needs_watch(programs: Programs, options: list[str], told: bytes) -> None:
+async def test_an_interval_needs_watch(programs: Programs, options: list[str], reported: bytes) -> None:
     ended = await programs.run("status", *options)
     assert ended.code == 2
-    assert told in ended.err
+    assert reported in ended.err

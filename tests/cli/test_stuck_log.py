@@ -55,14 +55,14 @@ async def wait_until_lines_are_lost(serving: Serving) -> None:
 
 async def assert_serving(serving: Serving) -> int:
     """Assert that events are delivered, and return the number of log lines lost by then."""
-    reader, publisher = await RawClient.open(serving.port), await RawClient.open(serving.port)
+    subscriber, publisher = await RawClient.open(serving.port), await RawClient.open(serving.port)
     try:
-        await reader.subscribe()
+        await subscriber.subscribe()
         await publish(publisher, 50)
-        assert [event.data for event in await reader.events(50)] == [str(number) for number in range(50)]
+        assert [event.data for event in await subscriber.events(50)] == [str(number) for number in range(50)]
         return await lost(publisher)
     finally:
-        reader.close()
+        subscriber.close()
         publisher.close()
 
 
@@ -193,10 +193,10 @@ async def test_a_pipe_read_again_gets_the_waiting_lines_and_the_number_of_lost(
     count = await overfill(serving)
     read = await pipe.up_to(lambda data: b" lines were lost: " in data and data.endswith(b"\n"))
     lines = [json.loads(line) for line in read.splitlines()]
-    told = [line for line in lines if "lost" in line]
-    assert sum(line["lost"] for line in told) >= count
-    assert {line["reason"] for line in told} == {"more than could be written"}
-    assert {(line["level"], line["logger"]) for line in told} == {("warning", "sse_broadcast.logs")}
+    reported = [line for line in lines if "lost" in line]
+    assert sum(line["lost"] for line in reported) >= count
+    assert {line["reason"] for line in reported} == {"more than could be written"}
+    assert {(line["level"], line["logger"]) for line in reported} == {("warning", "sse_broadcast.logs")}
     ids = [int(line["id"].partition("-")[2]) for line in lines if line["message"].startswith("published ")]
     assert ids == sorted(ids)
     client = await RawClient.open(serving.port)

@@ -88,8 +88,8 @@ async def test_json_is_one_object_per_line(server: Server, programs: Programs) -
     assert re.fullmatch(price % time, second)
     assert json.loads(third)["data"] == '{"a": 1}'
     await server.stop()
-    told = await subscribing.line()
-    assert told == b'{"channel":null,"id":"%b-3","event":"$close","data":{"reason":"drain"}}\n' % id
+    reported = await subscribing.line()
+    assert reported == b'{"channel":null,"id":"%b-3","event":"$close","data":{"reason":"drain"}}\n' % id
 
 
 async def test_raw_is_the_bytes_of_the_stream(serve: Serve, programs: Programs) -> None:
@@ -309,9 +309,9 @@ async def test_subscribe_continues_after_a_restart(programs: Programs) -> None:
     await reach(programs, second.url, "two")
     # Events published before it reconnected are in a history of which it has nothing.
     reset = '{"reason": "epoch", "channels": ["default"], "missed": null}'
-    told = f'sse-broadcast: $close {{"reason": "drain"}}\nsse-broadcast: $reset {reset}\n'
+    reported = f'sse-broadcast: $close {{"reason": "drain"}}\nsse-broadcast: $reset {reset}\n'
     ended = await subscribing.ended()
-    assert (ended.code, ended.out, but_for_outages(ended.err)) == (0, b"two\n", told.encode())
+    assert (ended.code, ended.out, but_for_outages(ended.err)) == (0, b"two\n", reported.encode())
 
 
 async def test_subscribe_continues_after_a_crash(programs: Programs) -> None:
@@ -324,9 +324,9 @@ async def test_subscribe_continues_after_a_crash(programs: Programs) -> None:
     second = await programs.serve("--port", str(first.port))
     await reach(programs, second.url, "two")
     ended = await subscribing.ended()
-    told = but_for_outages(ended.err)
-    assert (ended.code, told.count(b"\n")) == (0, 1)
-    assert told.startswith(b'sse-broadcast: $reset {"reason": "epoch",')
+    reported = but_for_outages(ended.err)
+    assert (ended.code, reported.count(b"\n")) == (0, 1)
+    assert reported.startswith(b'sse-broadcast: $reset {"reason": "epoch",')
     epochs = re.fullmatch(
         rb"retry: \d\nevent: \$open\ndata: .+\nid: (.{8})-0\n\n"
         rb": \nretry: \d+\nevent: \$reset\ndata: .+\nid: (.{8}-\d+)\n\n"
@@ -364,9 +364,9 @@ async def test_an_error_status_of_a_proxy_does_not_end_it(speak: Speak, programs
         down,
         STREAM + chunk(b"data: three\n\n"),
     )
-    told = f"sse-broadcast: {script.url}/events: 521 Down; trying again\n"
+    reported = f"sse-broadcast: {script.url}/events: 521 Down; trying again\n"
     assert await programs.run("subscribe", "--count", "3", "--url", script.url) == Ended(
-        0, b"one\ntwo\nthree\n", 2 * told.encode()
+        0, b"one\ntwo\nthree\n", 2 * reported.encode()
     )
     assert script.resumed_from() == [None, "a", "a", "b", "b"]
 
@@ -385,16 +385,16 @@ def test_an_outage_is_reported_once_per_reason(capsys: pytest.CaptureFixture[str
         outage.tell(reason)
     outage.end()
     outage.tell(reasons[0])
-    told = [str(reason) for reason in (*reasons[:3], reasons[0])]
-    assert capsys.readouterr().err == "".join(f"sse-broadcast: {each}; trying again\n" for each in told)
+    reported = [str(reason) for reason in (*reasons[:3], reasons[0])]
+    assert capsys.readouterr().err == "".join(f"sse-broadcast: {each}; trying again\n" for each in reported)
 
 
 async def test_a_proxy_without_its_server_is_reported_and_retried(speak: Speak, programs: Programs) -> None:
     """It retries from the first response on. A user who sees a wrong URL presses Ctrl-C."""
     script = await speak(plain("502 Bad Gateway", "text/plain", ""), Held(OPENED))
     subscribing = await programs.cli("subscribe", "--url", script.url)
-    told = f"sse-broadcast: {script.url}/events: 502 Bad Gateway; trying again\n"
-    assert await subscribing.error_line() == told.encode()
+    reported = f"sse-broadcast: {script.url}/events: 502 Bad Gateway; trying again\n"
+    assert await subscribing.error_line() == reported.encode()
     subscribing.send_signal(signal.SIGINT)
     assert await subscribing.ended() == Ended(130)
 

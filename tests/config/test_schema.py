@@ -198,8 +198,8 @@ def test_a_burst_must_allow_one_batch() -> None:
 
 def test_a_key_needs_a_certificate() -> None:
     """A key alone asks for TLS, and must not give HTTP. The certificate's file may have the key."""
-    told = "key: 'key.pem' is set without certificate"
-    assert refused(Config, key="key.pem") == refused(ListenerRule, host="::1", key="key.pem") == told
+    reported = "key: 'key.pem' is set without certificate"
+    assert refused(Config, key="key.pem") == refused(ListenerRule, host="::1", key="key.pem") == reported
     assert Config(certificate="both.pem").key == ""
 
 

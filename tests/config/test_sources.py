@@ -214,9 +214,9 @@ def test_the_error_of_a_value_has_its_file_and_key(file: Path, line: str, expect
 @pytest.mark.parametrize(("content", "line"), [("port: 8000\n", 1), ("port = 1\nport = 2\n", 2)])
 def test_a_file_that_is_not_toml_is_an_error(file: Path, content: str, line: int) -> None:
     file.write_text(content)
-    told = refused(file=file)
-    assert told.startswith(f"{file}: is not TOML: ")
-    assert f"(at line {line}, " in told
+    reported = refused(file=file)
+    assert reported.startswith(f"{file}: is not TOML: ")
+    assert f"(at line {line}, " in reported
 
 
 def test_a_file_that_is_not_utf8_is_an_error(file: Path) -> None:
@@ -377,9 +377,9 @@ TABLES = "caller: expected tables, each below a line [[caller]]"
 )
 def test_no_error_has_a_secret(file: Path, text: str, expected: str) -> None:
     file.write_text(text + "\n")
-    told = refused(file=file)
-    assert "123456789" not in told
-    assert told == f"{file}: {expected}"
+    reported = refused(file=file)
+    assert "123456789" not in reported
+    assert reported == f"{file}: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -387,9 +387,9 @@ def test_no_error_has_a_secret(file: Path, text: str, expected: str) -> None:
 )
 def test_no_error_has_the_text_of_malformed_toml(file: Path, text: str) -> None:
     file.write_text(text + "\n")
-    told = refused(file=file)
-    assert told.startswith(f"{file}: is not TOML: ")
-    assert "123456789" not in told
+    reported = refused(file=file)
+    assert reported.startswith(f"{file}: is not TOML: ")
+    assert "123456789" not in reported
 
 
 # Tables.

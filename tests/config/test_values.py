@@ -143,8 +143,8 @@ def test_well_formed_text_is_unchanged(name: str, value: Any) -> None:
 )
 def test_a_common_mistake_in_an_origin_is_explained(origin: str, hint: str) -> None:
     """The general error would not say what is wrong."""
-    told = f"cors_origins: {origin!r} is not {ORIGIN}; {hint}"
-    assert refused(Config, cors_origins=("https://example.com", origin)) == told
+    reported = f"cors_origins: {origin!r} is not {ORIGIN}; {hint}"
+    assert refused(Config, cors_origins=("https://example.com", origin)) == reported
 
 
 WRONG_TYPES: list[tuple[str, Any, str]] = [

@@ -87,7 +87,7 @@ async def test_many_outboxes_can_join_during_a_pass(broadcaster: Broadcaster) ->
     """Each gets the events after it joined. An outbox that leaves meanwhile gets nothing."""
     outbox, first = connect(broadcaster)
     await publish(broadcaster, "a")
-    crowd = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
+    connected = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
     await publish(broadcaster, "b")
     group = outbox.group
     turns = 0
@@ -95,11 +95,11 @@ async def test_many_outboxes_can_join_during_a_pass(broadcaster: Broadcaster) ->
         await run_slice()
         turns += 1
         if turns == 2:
-            broadcaster.disconnect(crowd.pop()[0])
+            broadcaster.disconnect(connected.pop()[0])
     assert turns == 1 + 3
     assert first.data == blocks("a", "b")
-    assert {sink.data for _, sink in crowd} == {block(2, "b")}
-    assert {outbox.offset for outbox, _ in crowd} == {group.end}
+    assert {sink.data for _, sink in connected} == {block(2, "b")}
+    assert {outbox.offset for outbox, _ in connected} == {group.end}
     assert (len(group.writers), group.late_joiners) == (1 + 2 * OUTBOXES_PER_TURN, {})
     assert broadcaster.metrics.events_written == 2 + 2 * OUTBOXES_PER_TURN
 
@@ -131,9 +131,9 @@ async def test_a_late_joiner_that_fills_gets_nothing_twice(broadcaster: Broadcas
     """It rejoins its group during the same pass, having the events of that pass already."""
     connect(broadcaster)
     await publish(broadcaster, "a")
-    crowd = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
+    connected = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
     await publish(broadcaster, "b")
-    outbox, sink = crowd[-1]
+    outbox, sink = connected[-1]
     await run_slice()
     outbox.on_full()
     outbox.on_drained()
@@ -143,7 +143,7 @@ async def test_a_late_joiner_that_fills_gets_nothing_twice(broadcaster: Broadcas
     await settled()
     assert not outbox.group.log
     await deliver(broadcaster, "c")
-    assert {tuple(sink.written) for _, sink in crowd} == {(block(2, "b"), block(3, "c"))}
+    assert {tuple(sink.written) for _, sink in connected} == {(block(2, "b"), block(3, "c"))}
 
 
 async def test_a_sink_that_fills_and_then_fails_disturbs_no_other(broadcaster: Broadcaster) -> None:
@@ -345,8 +345,8 @@ async def test_close_has_the_reconnection_time_of_the_channels_policy(encoding: 
     _, sink = connect(broadcaster, "a", sink=MemorySink(encoding))
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await until(lambda: sink.closed == 1)
-    told = b'event: $close\nretry: 0\ndata: {"reason": "drain"}\nid: 0123abcd-0\n\n'
-    assert sink.data == encoding.frame(told)
+    reported = b'event: $close\nretry: 0\ndata: {"reason": "drain"}\nid: 0123abcd-0\n\n'
+    assert sink.data == encoding.frame(reported)
     closing.cancel()
 
 
@@ -466,7 +466,7 @@ class Simulation:
     def __init__(self, chance: random.Random) -> None:
         self.broadcaster = make()
         self.texts: list[str] = []
-        self.readers: list[tuple[int, Outbox, MemorySink]] = []
+        self.subscribers: list[tuple[int, Outbox, MemorySink]] = []
         self._chance = chance
 
     async def act(self) -> None:
@@ -478,16 +478,16 @@ class Simulation:
                 self.texts.append(self._chance.choice(["a", "b", LARGE]))
                 await self.broadcaster.broadcast(self.texts[-1])
             case 3:
-                for _, outbox, sink in self._chance.sample(self.readers, len(self.readers) // 2):
+                for _, outbox, sink in self._chance.sample(self.subscribers, len(self.subscribers) // 2):
                     self._stir(outbox, sink, takes_more=self._chance.random() < 0.5)
             case _:
                 await asyncio.sleep(0)
 
     async def calm(self) -> None:
         """Drain all sinks until nothing is left to write."""
-        for _, outbox, sink in self.readers:
+        for _, outbox, sink in self.subscribers:
             self._stir(outbox, sink, takes_more=True)
-        outboxes = [outbox for _, outbox, _ in self.readers]
+        outboxes = [outbox for _, outbox, _ in self.subscribers]
         await until(
             lambda: all(outbox.following and outbox.offset == outbox.group.end for outbox in outboxes)
         )
@@ -496,7 +496,7 @@ class Simulation:
         since = self._chance.randint(0, len(self.texts))
         outbox, sink = connect(self.broadcaster, since=f"{EPOCH}-{since}")
         sink.takes_more = self._chance.random() < 0.5
-        self.readers.append((since, outbox, sink))
+        self.subscribers.append((since, outbox, sink))
 
     def _stir(self, outbox: Outbox, sink: MemorySink, *, takes_more: bool) -> None:
         sink.takes_more = takes_more
@@ -507,13 +507,13 @@ class Simulation:
 @pytest.mark.parametrize("seed", range(20))
 async def test_subscribers_that_join_and_block_at_random_get_everything_once(seed: int) -> None:
     """Each one's bytes are those of the log from its cursor on."""
-    crowd = Simulation(random.Random(seed))
+    simulation = Simulation(random.Random(seed))
     for _ in range(300):
-        await crowd.act()
-    await crowd.calm()
-    for since, _, sink in crowd.readers:
-        assert sink.data == blocks(*crowd.texts[since:], first=since + 1)
-    assert crowd.broadcaster.client_count == len(crowd.readers) > 0
+        await simulation.act()
+    await simulation.calm()
+    for since, _, sink in simulation.subscribers:
+        assert sink.data == blocks(*simulation.texts[since:], first=since + 1)
+    assert simulation.broadcaster.client_count == len(simulation.subscribers) > 0
 
 
 # Pages of history, encoded once and shared.
@@ -786,15 +786,15 @@ async def test_a_subscriber_that_ends_during_a_pass_resumes_at_the_rest(
     broadcaster: Broadcaster,
 ) -> None:
     """The pass has written its events to the members already reached, and not to the others."""
-    crowd = [connect(broadcaster) for _ in range(OUTBOXES_PER_TURN + 1)]
+    connected = [connect(broadcaster) for _ in range(OUTBOXES_PER_TURN + 1)]
     await broadcaster.broadcast("a")
     await run_slice()
-    for outbox, _ in crowd:
+    for outbox, _ in connected:
         outbox.subscriber.close(CloseReason.REVOKED)
     await settled()
-    reached = [sink for _, sink in crowd if sink.written[0] == block(1, "a")]
+    reached = [sink for _, sink in connected if sink.written[0] == block(1, "a")]
     assert len(reached) == OUTBOXES_PER_TURN
-    for _, sink in crowd:
+    for _, sink in connected:
         require_closed(sink.written[-1], "revoked", int(sink in reached))
 
 

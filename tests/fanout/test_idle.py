@@ -406,11 +406,11 @@ async def test_each_subscriber_has_its_requested_heartbeat(asked: float, clock: 
 async def test_a_cursor_is_not_advanced_over_unsent_events(broadcaster: Broadcaster) -> None:
     """A subscriber cut off after that would never get them. The heartbeat has its present cursor."""
     outbox, sink = connect(broadcaster)
-    told, events = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
+    as_events, events = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
     await publish(broadcaster, *[LARGE] * 2)
     await pass_by(broadcaster, FAR_BEHIND)
     await broadcaster.broadcast(LARGE)
-    for each in (outbox, told):
+    for each in (outbox, as_events):
         each.heartbeat_due = True
         each.on_ready()
     await settled()
@@ -453,11 +453,11 @@ async def test_each_format_has_its_own_cursor_frame(
     line = (
         f'{{"channel":null,"id":"{EPOCH}-{FAR_BEHIND}","event":"$heartbeat","data":{{}},"time":7.0}}\n'
     ).encode()
-    told = moved(FAR_BEHIND)
+    frame = moved(FAR_BEHIND)
     sinks = [
-        (MemorySink(TEXT), told, b": \n"),
-        (MemorySink(CHUNKED_TEXT), wire.chunk(told), b"3\r\n: \n\r\n"),
-        (MemorySink(JSON), told, b": \n"),
+        (MemorySink(TEXT), frame, b": \n"),
+        (MemorySink(CHUNKED_TEXT), wire.chunk(frame), b"3\r\n: \n\r\n"),
+        (MemorySink(JSON), frame, b": \n"),
         (MemorySink(NDJSON), line, b"\n"),
         (MemorySink(CHUNKED_NDJSON), wire.chunk(line), b"1\r\n\n\r\n"),
     ]
@@ -480,13 +480,13 @@ async def test_a_heartbeat_line_has_the_current_time(
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: next(times))
     broadcaster = make()
     heartbeat = broadcaster.heartbeat(as_event=True)
-    readers = [connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat) for _ in range(2)]
+    subscribers = [connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat) for _ in range(2)]
     for _ in range(2):
-        for outbox, _ in readers:
+        for outbox, _ in subscribers:
             await beat(outbox)
         await clock.tick()
     line = b'{"channel":null,"id":"0123abcd-0","event":"$heartbeat","data":{},"time":%b}\n'
-    assert [sink.written for _, sink in readers] == [[line % b"7.0", line % b"11.0"]] * 2
+    assert [sink.written for _, sink in subscribers] == [[line % b"7.0", line % b"11.0"]] * 2
 
 
 async def test_a_subscriber_can_resume_from_an_advanced_cursor(broadcaster: Broadcaster) -> None:

@@ -128,8 +128,8 @@ async def test_a_replay_of_an_unusable_id_is_empty(cursor: str) -> None:
 async def test_an_eviction_reported_by_the_first_frames_is_not_reported_again() -> None:
     """The kept events come at once. Only a later loss is another `$reset`."""
     reading = await held(4, history_size=3)
-    told, overtaken = reading.begin("0123abcd-0"), reading.begin("0123abcd-0")
-    assert all_of(told) == [2, 3, 4]
+    reported, overtaken = reading.begin("0123abcd-0"), reading.begin("0123abcd-0")
+    assert all_of(reported) == [2, 3, 4]
     await reading.publish(count=2)
     assert all_of(overtaken) == [EVICTED, 4, 5, 6]
     assert reading.metrics.counts().resets == {"evicted": 1}
@@ -139,8 +139,8 @@ async def test_a_cursor_older_than_the_history_gets_a_reset() -> None:
     """The id of the `$reset` is the position before the oldest kept event, and the replay goes on."""
     reading = await held(5, history_size=2)
     catching_up = reading.begin(1)
-    (told,) = catching_up.take(ALL)
-    assert told.frame(TEXT) == b"event: $reset\ndata: " + EVICTED.encode() + b"\nid: 0123abcd-3\n\n"
+    (reset,) = catching_up.take(ALL)
+    assert reset.frame(TEXT) == b"event: $reset\ndata: " + EVICTED.encode() + b"\nid: 0123abcd-3\n\n"
     assert catching_up.cursor == 3
     assert all_of(catching_up) == [4, 5]
     assert reading.metrics.counts().resets == {"evicted": 1}

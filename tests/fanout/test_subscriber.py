@@ -114,17 +114,17 @@ def test_an_empty_queue_accepts_an_event_of_any_size(overflow: Overflow) -> None
     assert data_of(subscriber.take(1)) == ["x" * 100]
 
 
-def reset_of(told: Publication) -> tuple[str, str, int, dict[str, object]]:
-    return told.event.type, told.id, told.position, json.loads(told.event.data)
+def reset_of(reset: Publication) -> tuple[str, str, int, dict[str, object]]:
+    return reset.event.type, reset.id, reset.position, json.loads(reset.event.data)
 
 
 def test_drop_oldest_keeps_the_newest_and_puts_the_reset_before_them() -> None:
     """It is at the place of the dropped events."""
     subscriber, _, metrics = subscriber_with(Overflow.DROP_OLDEST)
     _, last_lost, *_ = offer(subscriber, "a", "b", "c", "d", "e")
-    told, *rest = subscriber.take(ALL)
-    assert told.event.data == '{"reason": "slow", "channels": ["default"], "missed": 2}'
-    assert (told.event.type, told.event.json, told.channels) == ("$reset", True, ())
+    reset, *rest = subscriber.take(ALL)
+    assert reset.event.data == '{"reason": "slow", "channels": ["default"], "missed": 2}'
+    assert (reset.event.type, reset.event.json, reset.channels) == ("$reset", True, ())
     assert data_of(rest) == ["c", "d", "e"]
     assert list(subscriber.take(ALL)) == []
     assert (metrics.counts().dropped, metrics.counts().resets) == ({"drop-oldest": 2}, {"slow": 1})
@@ -136,9 +136,9 @@ def test_drop_newest_keeps_the_oldest_and_puts_the_reset_after_them() -> None:
     """It is at the place of the dropped events."""
     subscriber, _, metrics = subscriber_with(Overflow.DROP_NEWEST)
     offer(subscriber, "a", "b", "c", "d", "e")
-    *kept, told = subscriber.take(ALL)
+    *kept, reset = subscriber.take(ALL)
     assert data_of(kept) == ["a", "b", "c"]
-    assert told.event.data == '{"reason": "slow", "channels": ["default"], "missed": 2}'
+    assert reset.event.data == '{"reason": "slow", "channels": ["default"], "missed": 2}'
     offer(subscriber, "f")
     assert data_of(subscriber.take(ALL)) == ["f"]
     assert (metrics.counts().dropped, metrics.counts().resets) == ({"drop-newest": 2}, {"slow": 1})
@@ -151,9 +151,9 @@ def test_a_reset_has_the_id_of_the_last_event_lost(overflow: Overflow, lost: int
     subscriber, _, _ = subscriber_with(overflow)
     offered = offer(subscriber, "a", "b", "c", "d", "e")
     taken = subscriber.take(ALL)
-    (told,) = [each for each in taken if each.event.reserved]
+    (reset,) = [each for each in taken if each.event.reserved]
     place = offered[lost].position
-    assert (told.id, told.position) == (f"0123abcd-{place}", place)
+    assert (reset.id, reset.position) == (f"0123abcd-{place}", place)
     assert [each.position for each in taken] == sorted(each.position for each in taken)
 
 
@@ -175,8 +175,8 @@ def test_a_reset_names_all_requested_channels(overflow: Overflow) -> None:
     subscriber = Subscriber(Selector.parse("b", "a", "orders.*"), terms(overflow, queue_size=1)[0])
     subscriber.consumer = RecordingConsumer()
     offer(subscriber, "x", "y")
-    (told,) = [each for each in subscriber.take(ALL) if each.event.reserved]
-    assert reset_of(told)[3]["channels"] == ["a", "b", "orders.*"]
+    (reset,) = [each for each in subscriber.take(ALL) if each.event.reserved]
+    assert reset_of(reset)[3]["channels"] == ["a", "b", "orders.*"]
 
 
 def test_drop_oldest_drops_as_many_as_a_large_event_needs() -> None:
@@ -187,8 +187,8 @@ def test_drop_oldest_drops_as_many_as_a_large_event_needs() -> None:
     offer(subscriber, "y" * 500)
     assert (len(subscriber), subscriber.queued_bytes) == (1, 528)
     assert consumer.calls == ["on_ready"]
-    told, last = subscriber.take(ALL)
-    assert (reset_of(told)[3]["missed"], last.event.data) == (4, "y" * 500)
+    reset, last = subscriber.take(ALL)
+    assert (reset_of(reset)[3]["missed"], last.event.data) == (4, "y" * 500)
     assert metrics.counts().dropped == {"drop-oldest": 4}
 
 
@@ -196,9 +196,9 @@ def test_drop_newest_puts_the_reset_before_the_next_event_that_fits() -> None:
     """A small event that fits comes after the `$reset` for the large one that did not."""
     subscriber, _, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
     _, lost, _ = offer(subscriber, "a", "x" * 100, "b")
-    first, told, last = subscriber.take(ALL)
+    first, reset, last = subscriber.take(ALL)
     assert data_of([first, last]) == ["a", "b"]
-    assert (told.event.type, told.id) == ("$reset", lost.id)
+    assert (reset.event.type, reset.id) == ("$reset", lost.id)
 
 
 def test_after_a_loss_the_consumer_can_make_room_before_the_next_event() -> None:

@@ -12,8 +12,8 @@ from sse_broadcast.fanout.system_events import close_event, reset_event, reset_p
 @pytest.mark.parametrize("encoding", [TEXT, JSON])
 def test_close_is_one_block(encoding: Encoding) -> None:
     """It has the reason, the reconnection time and the id to resume from."""
-    told = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\nid: 0123abcd-7\n\n'
-    assert own_block(encoding.format, close_event(CloseReason.DRAIN, 2500), "0123abcd-7") == told
+    close = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\nid: 0123abcd-7\n\n'
+    assert own_block(encoding.format, close_event(CloseReason.DRAIN, 2500), "0123abcd-7") == close
 
 
 def test_close_is_one_line_in_a_format_of_lines() -> None:
@@ -37,22 +37,22 @@ def test_jitter_spreads_reconnections() -> None:
 
 def test_a_reset_in_each_encoding() -> None:
     """Its id is the cursor to resume from, its data is JSON, and it has no channel."""
-    told = reset_publication(ResetReason.SLOW, ["a", "b*"], epoch="0123abcd", position=5, missed=118)
+    reset = reset_publication(ResetReason.SLOW, ["a", "b*"], epoch="0123abcd", position=5, missed=118)
     loss = b'{"reason": "slow", "channels": ["a", "b*"], "missed": 118}'
     frame = b"event: $reset\ndata: " + loss + b"\nid: 0123abcd-5\n\n"
-    assert told.frame(TEXT) == told.frame(JSON) == frame
-    assert told.frame(CHUNKED_TEXT) == b"%x\r\n%b\r\n" % (len(frame), frame)
-    assert told.frame(NDJSON).startswith(
+    assert reset.frame(TEXT) == reset.frame(JSON) == frame
+    assert reset.frame(CHUNKED_TEXT) == b"%x\r\n%b\r\n" % (len(frame), frame)
+    assert reset.frame(NDJSON).startswith(
         b'{"channel":null,"id":"0123abcd-5","event":"$reset","data":' + loss + b',"time":'
     )
-    assert told.frame(NDJSON).endswith(b"}\n")
-    assert (told.position, told.id, told.channels, told.size) == (5, "0123abcd-5", (), len(frame))
+    assert reset.frame(NDJSON).endswith(b"}\n")
+    assert (reset.position, reset.id, reset.channels, reset.size) == (5, "0123abcd-5", (), len(frame))
 
 
 @pytest.mark.parametrize("reason", list(ResetReason))
 def test_an_uncounted_loss_is_null(reason: ResetReason) -> None:
-    told = reset_publication(reason, ["a"], epoch="0123abcd", position=5, missed=None)
-    assert told.event.data == f'{{"reason": "{reason}", "channels": ["a"], "missed": null}}'
+    reset = reset_publication(reason, ["a"], epoch="0123abcd", position=5, missed=None)
+    assert reset.event.data == f'{{"reason": "{reason}", "channels": ["a"], "missed": null}}'
 
 
 def test_a_reset_of_the_first_frames_is_the_same_event() -> None:

@@ -45,7 +45,7 @@ def flooded(caplog: pytest.LogCaptureFixture) -> Iterator[LimitedLogger]:
     made.logger.removeFilter(flood)
 
 
-def told(count: int, kind: str = "...: refused") -> str:
+def count_line(count: int, kind: str = "...: refused") -> str:
     return f"left out {count} more lines in a second: {kind}"
 
 
@@ -69,7 +69,7 @@ def test_more_lines_in_a_second_are_counted(flooded: LimitedLogger) -> None:
     assert seconds == 0.5
     flooded.clock.forward(seconds)
     call()
-    assert flooded.take() == [told(3)]
+    assert flooded.take() == [count_line(3)]
     flooded.log(1)
     assert flooded.take() == lines(0)
 
@@ -99,11 +99,11 @@ def test_a_late_callback_reports_nothing_twice(flooded: LimitedLogger) -> None:
     flooded.take()
     flooded.clock.forward(1.5)
     flooded.log(MAX_LINES_A_SECOND + 1)
-    assert flooded.take() == [told(7), *lines(*range(MAX_LINES_A_SECOND))]
+    assert flooded.take() == [count_line(7), *lines(*range(MAX_LINES_A_SECOND))]
     flooded.due[0][1]()
     assert flooded.take() == []
     flooded.due[1][1]()
-    assert flooded.take() == [told(1)]
+    assert flooded.take() == [count_line(1)]
 
 
 def test_each_kind_has_its_own_count(flooded: LimitedLogger) -> None:
@@ -124,7 +124,7 @@ def test_the_number_of_kinds_is_limited(flooded: LimitedLogger) -> None:
     assert len(flooded.take()) == MOST_KINDS + MAX_LINES_A_SECOND
     flooded.clock.forward(1.0)
     flooded.logger.info("kind of a second later")
-    assert flooded.take() == [told(4, OTHERS), "kind of a second later"]
+    assert flooded.take() == [count_line(4, OTHERS), "kind of a second later"]
     assert entries(flooded.logger.filters) == len(["the filter", "the new kind"])
 
 
@@ -136,7 +136,7 @@ async def test_the_loop_reports_the_count_at_the_end(caplog: pytest.LogCaptureFi
         logger.info(TEMPLATE, {"address": 1})
     clock.forward(0.99)
     logger.info(TEMPLATE, {"address": 1})
-    await until(lambda: caplog.messages[-1] == told(1))
+    await until(lambda: caplog.messages[-1] == count_line(1))
     assert len(asyncio.all_tasks()) == 1
 
 
@@ -148,4 +148,4 @@ def test_without_a_loop_the_next_line_reports_the_count(caplog: pytest.LogCaptur
         logger.info(TEMPLATE, {"address": 1})
     clock.forward(1.0)
     logger.info(TEMPLATE, {"address": 2})
-    assert caplog.messages[MAX_LINES_A_SECOND:] == [told(1), "2: refused"]
+    assert caplog.messages[MAX_LINES_A_SECOND:] == [count_line(1), "2: refused"]

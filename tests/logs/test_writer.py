@@ -122,9 +122,9 @@ def test_an_unread_pipe_blocks_no_caller(make: Make, pipe: Pipe) -> None:
         writer.put(b"line %03d\n" % number)
     assert (writer.lost, counted) == (9, [1] * 9)
     waited = b"".join(b"line %03d\n" % number for number in range(11))
-    told = f"lost 9: {TOO_MANY}\n".encode()
+    reported = f"lost 9: {TOO_MANY}\n".encode()
     assert pipe.read(filled) == b"." * filled
-    assert pipe.read(len(waited + told)) == waited + told
+    assert pipe.read(len(waited + reported)) == waited + reported
     writer.put(b"another\n")
     assert pipe.read(8) == b"another\n"
     assert writer.lost == 9

@@ -64,9 +64,9 @@ def no_loopback(monkeypatch: Patch) -> None:
 class HealthyClients:
     """Subscribers that want every event, and their publisher."""
 
-    def __init__(self, server: LiveServer, readers: list[RawClient], publisher: RawClient) -> None:
+    def __init__(self, server: LiveServer, subscribers: list[RawClient], publisher: RawClient) -> None:
         self._server = server
-        self._readers = readers
+        self._readers = subscribers
         self._publisher = publisher
         self._published = 0
 
@@ -77,14 +77,14 @@ class HealthyClients:
             clients = [await RawClient.open(server.port) for _ in range(count + 1)]
             for client in clients:
                 stack.callback(client.close)
-            *readers, publisher = clients
-            for reader in readers:
-                await reader.subscribe(path="/events/honest", headers=bearer(GOOD))
-            yield cls(server, readers, publisher)
+            *subscribers, publisher = clients
+            for subscriber in subscribers:
+                await subscriber.subscribe(path="/events/honest", headers=bearer(GOOD))
+            yield cls(server, subscribers, publisher)
 
     async def while_(self, doing: asyncio.Task[Tally]) -> None:
         """Publish until a coroutine is done, and check that all subscribers get everything in order."""
-        reading = [asyncio.create_task(self._read(reader)) for reader in self._readers]
+        reading = [asyncio.create_task(self._read(subscriber)) for subscriber in self._readers]
         while not doing.done():
             await self._publish(str(self._published))
             await asyncio.sleep(0.002)
@@ -98,10 +98,10 @@ class HealthyClients:
         assert said[0] == 200, said
         self._published += 1
 
-    async def _read(self, reader: RawClient) -> list[str]:
+    async def _read(self, subscriber: RawClient) -> list[str]:
         found: list[str] = []
         while found[-1:] != ["end"]:
-            found += [event.data for event in await reader.events(1)]
+            found += [event.data for event in await subscriber.events(1)]
         return found[:-1]
 
 

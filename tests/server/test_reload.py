@@ -59,7 +59,7 @@ JSON = "Content-Type: application/json\r\n"
 OTHER = "another-static-token.0123456789"
 
 
-async def reader(server: Server, *, path: str = "/events/a", headers: str = "") -> RawClient:
+async def open_stream(server: Server, *, path: str = "/events/a", headers: str = "") -> RawClient:
     """Return a subscriber that has its first frames."""
     client = await RawClient.open(server.port)
     assert (await client.subscribe(path=path, headers=headers)).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -135,18 +135,18 @@ def both(*probes: Probe) -> Probe:
 
 async def tracked(server: Server) -> object:
     """Return how many streams could be ended, with one open that has no token."""
-    client = await reader(server)
+    client = await open_stream(server)
     count = len(server.app[STREAM_EXPIRY])
     client.close()
     await until(lambda: server.connections == 0)
     return count
 
 
-def new_reader(look: Callable[[Any], object]) -> Probe:
+def option_of_new_subscriber(look: Callable[[Any], object]) -> Probe:
     """Return the options of a subscriber that connects now."""
 
     async def probe(server: Server) -> object:
-        client = await reader(server)
+        client = await open_stream(server)
         (subscriber,) = hub_of(server.broadcaster)
         client.close()
         await until(lambda: server.connections == 0)
@@ -258,11 +258,29 @@ ROWS = (
         max_connections_per_address=1,
         **PROXIED,
     ),
-    row("queue_size", 7, new_reader(lambda terms: terms.queue_size), 1000, 7),
-    row("queue_bytes", 2_000_000, new_reader(lambda terms: terms.queue_bytes), 4_194_304, 2_000_000),
-    row("overflow", Overflow.CONFLATE, new_reader(lambda terms: terms.overflow), "disconnect", "conflate"),
-    row("retry", 500, new_reader(lambda terms: terms.retry), 3000, 500),
-    row("channel", (ChannelRule(match="a", retry=9),), new_reader(lambda terms: terms.retry), 3000, 9),
+    row("queue_size", 7, option_of_new_subscriber(lambda terms: terms.queue_size), 1000, 7),
+    row(
+        "queue_bytes",
+        2_000_000,
+        option_of_new_subscriber(lambda terms: terms.queue_bytes),
+        4_194_304,
+        2_000_000,
+    ),
+    row(
+        "overflow",
+        Overflow.CONFLATE,
+        option_of_new_subscriber(lambda terms: terms.overflow),
+        "disconnect",
+        "conflate",
+    ),
+    row("retry", 500, option_of_new_subscriber(lambda terms: terms.retry), 3000, 500),
+    row(
+        "channel",
+        (ChannelRule(match="a", retry=9),),
+        option_of_new_subscriber(lambda terms: terms.retry),
+        3000,
+        9,
+    ),
     row("history_size", 2, held, 3, 2),
     row("history_bytes", 2000, held, 3, 2),
     row("history_age", 0.01, aged, 1, 0),
@@ -541,7 +559,7 @@ async def test_streams_outlive_their_credentials(reloadable: Start) -> None:
     """The new token is accepted and the old one is not. Only a revocation ends open streams."""
     running = await reloadable(caller=(caller("old", subscribe=("*",)), caller("boss", admin=("*",))))
     server = running.server
-    client = await reader(server, headers=bearer(static("old")))
+    client = await open_stream(server, headers=bearer(static("old")))
     await running.change(caller=(caller("new", subscribe=("*",)), caller("boss", admin=("*",))))
     assert await asked("GET", "/events/a", bearer(static("old")))(server) == 401
     assert await asked("GET", "/events/a", bearer(static("new")))(server) == 200
@@ -623,7 +641,7 @@ async def test_a_credential_closes_an_open_server(reloadable: Start) -> None:
     """Loopback is no exception any more, and the OpenAPI document has the security scheme."""
     running = await reloadable()
     server = running.server
-    client = await reader(server)
+    client = await open_stream(server)
     before = (await ask(server, "GET", "/openapi.json")).json
     assert before["components"]["securitySchemes"] == {}
     await running.change(token=STATIC, cookie="c", anonymous_publish=("a",))
@@ -763,9 +781,9 @@ async def test_subscribers_keep_the_options_they_came_with(reloadable: Start) ->
     """They get their events, whatever options new subscribers of the channel have."""
     running = await reloadable(queue_size=50, retry=1000)
     server = running.server
-    old = await reader(server)
+    old = await open_stream(server)
     await running.change(queue_size=5, retry=2000, overflow="drop-newest", max_connections=2)
-    new = await reader(server)
+    new = await open_stream(server)
     terms = sorted((each.options.queue_size, each.options.retry) for each in hub_of(server.broadcaster))
     assert terms == [(5, 2000), (50, 1000)]
     for number in range(20):
@@ -970,21 +988,21 @@ async def test_a_file_that_cannot_be_read_blocks_no_other_reload(
 async def test_the_supervisor_is_notified_of_the_end_of_each_reload(reloadable: Start) -> None:
     """This holds for a failed one too: systemd would wait for it."""
     running = await reloadable()
-    told: list[str] = []
+    reported: list[str] = []
 
     @contextlib.contextmanager
     def around() -> Iterator[None]:
-        told.append("begun")
+        reported.append("begun")
         try:
             yield
         finally:
-            told.append("over")
+            reported.append("over")
 
     running.server.reloader.around = around
     await running.change(queue_size=5)
     with pytest.raises(ConfigError):
         await running.change(token="short")
-    assert told == ["begun", "over"] * 2
+    assert reported == ["begun", "over"] * 2
 
 
 # POST /reload.
@@ -1083,8 +1101,8 @@ async def test_fifty_reloads_lose_no_event_and_leak_nothing(reloadable: Start, i
     assert await published_twice(server) == [200, 200]
     await running.change(queue_size=999)
     before = tasks(), timers(), len(list(FILES.iterdir()))
-    readers = [await reader(server, headers=WITH) for _ in range(20)]
-    reading = [asyncio.create_task(client.events(1000)) for client in readers]
+    subscribers = [await open_stream(server, headers=WITH) for _ in range(20)]
+    reading = [asyncio.create_task(client.events(1000)) for client in subscribers]
 
     async def publish(number: int) -> None:
         client = await RawClient.open(server.port)
@@ -1110,7 +1128,7 @@ async def test_fifty_reloads_lose_no_event_and_leak_nothing(reloadable: Start, i
     for number in range(5):
         own_events = [data for data in found[0] if data.startswith(f"{number}.")]
         assert own_events == [f"{number}.{count}" for count in range(200)]
-    for client in readers:
+    for client in subscribers:
         client.close()
     await until(lambda: server.connections == 0)
     await until(lambda: tasks() <= before[0] and timers() <= before[1])

@@ -180,13 +180,13 @@ async def test_tls_streams_and_disconnects_a_frozen_client(
 async def test_stopping_ends_the_streams_of_a_thousand_subscribers(serve: Serve) -> None:
     """Each gets a reconnection time of its own. Frozen ones are disconnected in time."""
     server = await serve(shutdown_timeout=2, send_buffer=16_384, overflow="drop-oldest", retry=3000)
-    readers = [await RawClient.open(server.port) for _ in range(1000)]
-    for reader in readers:
-        await reader.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    subscribers = [await RawClient.open(server.port) for _ in range(1000)]
+    for subscriber in subscribers:
+        await subscriber.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     frozen = await RawClient.open(server.port, receive_buffer=4096)
     await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1001)
-    reading = asyncio.gather(*(reader.rest() for reader in readers))
+    reading = asyncio.gather(*(subscriber.rest() for subscriber in subscribers))
     for _ in range(50):
         await server.broadcaster.broadcast("x" * 4000)
         await asyncio.sleep(0)
@@ -196,7 +196,7 @@ async def test_stopping_ends_the_streams_of_a_thousand_subscribers(serve: Serve)
     assert all(last.fullmatch(end) for end in ends)
     assert len({end.split(b"retry: ")[1].split(b"\n")[0] for end in ends}) > 300
     assert server.broadcaster.client_count == 0
-    for client in (*readers, frozen):
+    for client in (*subscribers, frozen):
         client.close()
 
 
@@ -319,9 +319,9 @@ async def test_a_stopped_listener_refuses_connections(
     )
     server = await serve(listener=rules, drain_timeout=3600.0)
     places = [sock.getsockname() for listener in server.listeners for sock in listener.sockets]
-    readers = [await server.connect() for _ in range(100)]
-    for reader in readers:
-        await reader.subscribe()
+    subscribers = [await server.connect() for _ in range(100)]
+    for subscriber in subscribers:
+        await subscriber.subscribe()
     stopping = asyncio.ensure_future(server.stop())
     await until(lambda: server.broadcaster.client_count < 100)
     for place in places:
@@ -329,8 +329,8 @@ async def test_a_stopped_listener_refuses_connections(
         with socket.socket(family) as sock, pytest.raises((ConnectionRefusedError, FileNotFoundError)):
             sock.connect(place)
     assert not stopping.done()
-    for reader in readers:
-        reader.close()
+    for subscriber in subscribers:
+        subscriber.close()
     await stopping
 
 
@@ -338,14 +338,14 @@ async def test_streams_end_in_waves_and_complete(serve: Serve, monkeypatch: Patc
     """Each has all acknowledged events, the reason and a clean end, while later waves still wait."""
     monkeypatch.setattr(broadcaster, "DRAIN_BATCH", 3)
     server = await serve(drain_timeout=1.0)
-    readers = [await server.connect() for _ in range(10)]
-    for reader in readers:
-        await reader.subscribe()
+    subscribers = [await server.connect() for _ in range(10)]
+    for subscriber in subscribers:
+        await subscriber.subscribe()
     publisher = await server.connect()
     await publisher.ask("POST", "/send", body=b"x" * 100_000)
     left: list[int] = []
     stopping = asyncio.ensure_future(server.stop())
-    reading = asyncio.gather(*(reader.rest() for reader in readers))
+    reading = asyncio.gather(*(subscriber.rest() for subscriber in subscribers))
     while not stopping.done():
         if server.broadcaster.client_count not in left:
             left.append(server.broadcaster.client_count)
@@ -365,8 +365,8 @@ async def test_an_inherited_socket_is_released_at_once(tmp_path: Path) -> None:
         server = Server(Config(listener=rules, drain_delay=3600.0), inherited=inherited)
         await server.start()
         port = int(tcp.getsockname()[1])
-        reader = await RawClient.open(port)
-        await reader.subscribe()
+        subscriber = await RawClient.open(port)
+        await subscriber.subscribe()
         retiring = asyncio.ensure_future(server.begin_drain())
         await until(lambda: server.app[READINESS].draining)
         waiting = [await RawClient.open(port), await RawClient.open_unix(f"{tmp_path}/s")]
@@ -375,10 +375,10 @@ async def test_an_inherited_socket_is_released_at_once(tmp_path: Path) -> None:
             connection, _ = await asyncio.get_running_loop().sock_accept(sock)
             connection.close()
         await server.broadcaster.broadcast("still read")
-        assert [event.data for event in await reader.events(1)] == ["still read"]
+        assert [event.data for event in await subscriber.events(1)] == ["still read"]
         retiring.cancel()
         await server.stop()
-        for client in (reader, *waiting):
+        for client in (subscriber, *waiting):
             client.close()
 
 

@@ -47,8 +47,8 @@ async def begin(
     """Send a head, and wait until its handler waits for the body."""
     method, path, headers, _ = way
     client = await server.connect()
-    told = f"{headers}{bearer(token)}Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"
-    await client.send(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{told}\r\n".encode())
+    reported = f"{headers}{bearer(token)}Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"
+    await client.send(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{reported}\r\n".encode())
     assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
     return client
 

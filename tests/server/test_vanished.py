@@ -52,7 +52,7 @@ async def test_a_vanished_client_is_disconnected(
     """The interface is gone: unacknowledged bytes, heartbeats included, end the connection in time."""
     server = await serve(host=HERE, heartbeat=0.2, write_timeout=0.4, send_buffer=1_000_000)
     command = ["ip", "netns", "exec", other_host, str(program("curl")), "-sN", f"{server.url}/events"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as reader:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as subscriber:
         try:
             await until(lambda: server.broadcaster.client_count == 1)
             ip("-n", other_host, "link", "set", "cable", "down")
@@ -61,5 +61,5 @@ async def test_a_vanished_client_is_disconnected(
             await until(lambda: server.broadcaster.client_count == 0)
             await until(lambda: server.connections == 0)
         finally:
-            reader.kill()
+            subscriber.kill()
     assert server.broadcaster.counts.closed == {"left": 1}

@@ -603,8 +603,8 @@ def test_the_table_of_places_is_in_the_documents() -> None:
 @pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: f"{shown.action}, {shown.what}")
 async def test_the_first_place_with_a_token_counts(serve: Serve, shown: Placement) -> None:
     """A bad token there is an error: neither the next place nor anonymous access is tried."""
-    reader = caller("reader", subscribe=("a",), publish=("a",), inspect=("*",))
-    server = await serve(caller=(reader,), token=STATIC, cookie=COOKIE, cors_origins=(APP,))
+    subscriber = caller("reader", subscribe=("a",), publish=("a",), inspect=("*",))
+    server = await serve(caller=(subscriber,), token=STATIC, cookie=COOKIE, cors_origins=(APP,))
     action = Action(
         shown.action.method, shown.path or shown.action.path, shown.action.headers, shown.action.body
     )

@@ -465,10 +465,10 @@ async def test_a_token_is_limited_at_every_address(serve: Serve, clock: Clock) -
 async def test_streams_beyond_the_rate_are_refused(serve: Serve, clock: Clock) -> None:
     """A program gets a 429, a browser a reconnection time. Open streams are not affected."""
     server = await serve(subscribe_rate=1, subscribe_burst=2)
-    readers = [await server.connect(), await server.connect()]
-    for reader in readers:
-        assert (await reader.subscribe()).startswith(b"HTTP/1.1 200")
-        await reader.chunk()
+    subscribers = [await server.connect(), await server.connect()]
+    for subscriber in subscribers:
+        assert (await subscriber.subscribe()).startswith(b"HTTP/1.1 200")
+        await subscriber.chunk()
     program, browser = await server.connect(), await server.connect()
     await program.request("GET", "/events")
     head = await program.head()
@@ -480,8 +480,8 @@ async def test_streams_beyond_the_rate_are_refused(serve: Serve, clock: Clock) -
     assert re.search(rb"\r\nRetry-After: [123]\d\r\n", head)
     assert blocks.close_block("rate", "order-7").fullmatch(await browser.rest())
     await server.broadcaster.broadcast("x")
-    for reader in readers:
-        assert [event.data for event in await reader.events(1)] == ["x"]
+    for subscriber in subscribers:
+        assert [event.data for event in await subscriber.events(1)] == ["x"]
     assert server.broadcaster.counts.opened == 2
 
 
@@ -528,10 +528,10 @@ async def test_a_stream_that_loses_its_room_after_its_head_is_ended(serve: Serve
         return first_frames(*args)
 
     monkeypatch.setattr(server.broadcaster, "first_frames", meanwhile)
-    reader = await server.connect()
-    assert (await reader.subscribe(path="/events/mine")).startswith(b"HTTP/1.1 200 OK\r\n")
-    assert blocks.opening(id=server.broadcaster.cursor).fullmatch(await reader.chunk())
-    assert await reader.rest() == b"0\r\n\r\n"
+    subscriber = await server.connect()
+    assert (await subscriber.subscribe(path="/events/mine")).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert blocks.opening(id=server.broadcaster.cursor).fullmatch(await subscriber.chunk())
+    assert await subscriber.rest() == b"0\r\n\r\n"
     assert (server.broadcaster.client_count, server.broadcaster.counts.opened) == (1, 1)
     again = await server.connect()
     assert (await again.ask("GET", "/events/mine"))[0] == 503

@@ -72,10 +72,10 @@ async def test_two_addresses_cannot_take_all_channels(serve: Serve, caplog: Capl
         server, held = await follow_all(serve, hosts)
     assert list(held.values()) == [10, 10]
     answer = await ask(server, "GET", "/events/other", headers=from_address(hosts[0]))
-    told = "subscribed_channels: this address would have 11 different channels and patterns"
+    reported = "subscribed_channels: this address would have 11 different channels and patterns"
     assert (answer.status, answer.detail) == (
         429,
-        f"{told}, and leave room for 9; it may not have more than it leaves to others",
+        f"{reported}, and leave room for 9; it may not have more than it leaves to others",
     )
     third = await server.connect()
     assert b" 200 " in await third.subscribe(path="/events/mine", headers=from_address("192.0.2.3"))

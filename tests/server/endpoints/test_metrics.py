@@ -864,8 +864,8 @@ async def test_metrics_can_be_switched_off(serve: Serve) -> None:
             length = re.search(rb"Content-Length: (\d+)", head)
             assert length is not None
             detail = b"nothing is at /metrics: the setting metrics is off"
-            told = b'{"title":"Not Found","status":404,"detail":"%s"}\n' % detail
-            assert await client.take(int(length[1])) == told
+            reported = b'{"title":"Not Found","status":404,"detail":"%s"}\n' % detail
+            assert await client.take(int(length[1])) == reported
     assert b'"refused":{"404":2}' in (await client.ask("GET", "/status"))[1]
 
 

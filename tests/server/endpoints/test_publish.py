@@ -714,8 +714,10 @@ async def test_a_publisher_of_many_channels_and_keys_evicts_only_its_own(
     assert server.broadcaster.counts.published == 31
     assert server.broadcaster.channel("orders").events == 1
     assert server.broadcaster.metrics.shares_reached == {"history_channels": 21, "idempotency_keys": 21}
-    told = [record.getMessage() for record in caplog.records if "which has the most" in record.getMessage()]
-    assert told == [
+    reported = [
+        record.getMessage() for record in caplog.records if "which has the most" in record.getMessage()
+    ]
+    assert reported == [
         f"{share}: limit reached; removing the oldest entries of caller flood, which has the most"
         for share in ("history_channels", "idempotency_keys")
     ]

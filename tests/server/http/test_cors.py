@@ -22,7 +22,7 @@ def origin(value: str) -> str:
     return f"Origin: {value}\r\n"
 
 
-def told(answer: Answer) -> dict[str, str]:
+def cors_headers(answer: Answer) -> dict[str, str]:
     """Return the CORS headers of a response."""
     return {
         name: value
@@ -75,9 +75,9 @@ async def test_pages_of_an_allowed_origin_can_read_every_response(
     server = await serve(**ORIGINS, token=STATIC)
     headers += bearer(STATIC)
     answer = await ask(server, method, path, headers=headers + origin(APP), body=body)
-    assert (answer.status, told(answer)) == (status, OPENED)
+    assert (answer.status, cors_headers(answer)) == (status, OPENED)
     answer = await ask(server, method, path, headers=headers + origin(OTHER), body=body)
-    assert (answer.status, told(answer)) == (status, {**OPENED, "access-control-allow-origin": OTHER})
+    assert (answer.status, cors_headers(answer)) == (status, {**OPENED, "access-control-allow-origin": OTHER})
 
 
 @pytest.mark.parametrize(
@@ -87,16 +87,16 @@ async def test_pages_of_an_allowed_origin_can_read_refusals(serve: Serve, header
     """A page must know when it needs another token."""
     server = await serve(**ORIGINS, caller=(caller("reader", subscribe=("b",)),))
     answer = await ask(server, "GET", "/events/a", headers=headers + origin(APP))
-    assert (answer.status, told(answer)) == (status, OPENED)
+    assert (answer.status, cors_headers(answer)) == (status, OPENED)
 
 
 async def test_allowed_pages_can_read_the_mistakes_an_open_server_refuses(serve: Serve) -> None:
     """Pages of other origins get 421 and 403 without CORS headers."""
     server = await serve(**ORIGINS)
     answer = await ask(server, "GET", "/status", headers=origin(APP), host="evil.example")
-    assert (answer.status, told(answer)) == (421, OPENED)
+    assert (answer.status, cors_headers(answer)) == (421, OPENED)
     answer = await ask(server, "GET", "/status", headers=origin(FOREIGN))
-    assert (answer.status, told(answer)) == (403, {"vary": "Origin"})
+    assert (answer.status, cors_headers(answer)) == (403, {"vary": "Origin"})
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)
@@ -108,7 +108,7 @@ async def test_a_foreign_page_cannot_read_a_response(
     headers += bearer(STATIC)
     for said in ("", origin(FOREIGN)):
         answer = await ask(server, method, path, headers=headers + said, body=body)
-        assert (answer.status, told(answer)) == (status, {"vary": "Origin"})
+        assert (answer.status, cors_headers(answer)) == (status, {"vary": "Origin"})
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ async def test_a_foreign_page_cannot_read_a_response(
 async def test_an_origin_is_compared_exactly(serve: Serve, value: str) -> None:
     server = await serve(**ORIGINS, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
-    assert told(answer) == {"vary": "Origin"}
+    assert cors_headers(answer) == {"vary": "Origin"}
     asking = origin(value) + "Access-Control-Request-Method: POST\r\n"
-    assert told(await ask(server, "OPTIONS", "/send", headers=asking)) == {"vary": "Origin"}
+    assert cors_headers(await ask(server, "OPTIONS", "/send", headers=asking)) == {"vary": "Origin"}
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)
@@ -146,7 +146,7 @@ async def test_no_other_origin_is_allowed_by_default(
     server = await serve(token=STATIC)
     for value in (APP, "http://localhost", "null"):
         answer = await ask(server, method, path, headers=headers + bearer(STATIC) + origin(value), body=body)
-        assert (answer.status, told(answer)) == (status, {})
+        assert (answer.status, cors_headers(answer)) == (status, {})
 
 
 APPS = ("capacitor://localhost", "chrome-extension://abcdefghijklmnop", "ionic://localhost")
@@ -156,10 +156,10 @@ APPS = ("capacitor://localhost", "chrome-extension://abcdefghijklmnop", "ionic:/
 async def test_the_origin_of_an_app_may_be_allowed(serve: Serve, value: str) -> None:
     server = await serve(cors_origins=APPS, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
-    assert told(answer) == {**OPENED, "access-control-allow-origin": value}
+    assert cors_headers(answer) == {**OPENED, "access-control-allow-origin": value}
     for other in ("capacitor://other", "capacitor://localhost:80", "http://localhost", "https://localhost"):
         answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(other))
-        assert told(answer) == {"vary": "Origin"}
+        assert cors_headers(answer) == {"vary": "Origin"}
 
 
 BELOW = {"cors_origins": ("https://*.example.com", "http://*.localhost:3000", "https://example.org")}
@@ -182,9 +182,9 @@ async def test_all_subdomains_of_a_name_may_be_allowed(serve: Serve, value: str)
     """They may have several labels. The response has the origin of the request."""
     server = await serve(**BELOW, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
-    assert (answer.status, told(answer)) == (200, {**OPENED, "access-control-allow-origin": value})
+    assert (answer.status, cors_headers(answer)) == (200, {**OPENED, "access-control-allow-origin": value})
     answer = await ask(server, "OPTIONS", "/send", headers=asking(value, "POST"))
-    assert told(answer)["access-control-allow-methods"] == "POST, PUT, OPTIONS"
+    assert cors_headers(answer)["access-control-allow-methods"] == "POST, PUT, OPTIONS"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ async def test_other_origins_do_not_match_a_wildcard(serve: Serve, value: str) -
     """The name itself does not, nor another scheme or port, nor `null`."""
     server = await serve(**BELOW, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
-    assert (answer.status, told(answer)) == (200, {"vary": "Origin"})
+    assert (answer.status, cors_headers(answer)) == (200, {"vary": "Origin"})
 
 
 async def test_a_page_of_an_allowed_subdomain_may_use_an_open_server(serve: Serve) -> None:
@@ -303,7 +303,7 @@ async def test_a_preflight_is_answered(serve: Serve, path: str, methods: str) ->
     assert answer.status == 204
     assert answer.body == b""
     assert answer.headers["allow"] == methods
-    assert told(answer) == {
+    assert cors_headers(answer) == {
         **OPENED,
         "access-control-allow-methods": methods,
         "access-control-allow-headers": ASKED,
@@ -315,26 +315,26 @@ async def test_a_preflight_of_a_foreign_page_allows_nothing(serve: Serve) -> Non
     server = await serve(**ORIGINS)
     for said in (asking(FOREIGN, "POST"), asking("null", "PUT"), "Access-Control-Request-Method: POST\r\n"):
         answer = await ask(server, "OPTIONS", "/send", headers=said)
-        assert (answer.status, told(answer)) == (204, {"vary": "Origin"})
+        assert (answer.status, cors_headers(answer)) == (204, {"vary": "Origin"})
 
 
 async def test_options_without_a_requested_method_is_no_preflight(serve: Serve) -> None:
     """Such a request of an allowed page gets the CORS headers of any response."""
     server = await serve(**ORIGINS)
-    assert told(await ask(server, "OPTIONS", "/send", headers=origin(APP))) == OPENED
+    assert cors_headers(await ask(server, "OPTIONS", "/send", headers=origin(APP))) == OPENED
 
 
 async def test_a_preflight_for_an_unknown_path_can_be_read(serve: Serve) -> None:
     server = await serve(**ORIGINS)
     answer = await ask(server, "OPTIONS", "/nope", headers=asking(APP, "POST"))
-    assert (answer.status, told(answer)) == (404, OPENED)
+    assert (answer.status, cors_headers(answer)) == (404, OPENED)
 
 
 async def test_endpoints_of_another_listener_are_unknown_to_pages_too(serve: Serve) -> None:
     listener = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE,))
     server = await serve(**ORIGINS, listener=(listener,))
     answer = await ask(server, "POST", "/send", headers=origin(APP), body=b"x")
-    assert (answer.status, told(answer)) == (404, OPENED)
+    assert (answer.status, cors_headers(answer)) == (404, OPENED)
 
 
 # Rejected streams.
@@ -343,19 +343,19 @@ async def test_endpoints_of_another_listener_are_unknown_to_pages_too(serve: Ser
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
 async def test_a_refusal_for_too_many_streams_can_be_read_across_origins(serve: Serve, accept: str) -> None:
     """An EventSource that cannot read a response never reconnects."""
-    server, reader = await serve.connected(**ORIGINS, token=STATIC, max_connections_per_token=1)
-    await reader.subscribe(headers=bearer(STATIC))
+    server, subscriber = await serve.connected(**ORIGINS, token=STATIC, max_connections_per_token=1)
+    await subscriber.subscribe(headers=bearer(STATIC))
     await until(lambda: server.broadcaster.client_count == 1)
     headers = f"Accept: {accept}\r\n{bearer(STATIC)}{origin(APP)}"
     answer = await ask(server, "GET", "/events", headers=headers)
-    assert (answer.status, told(answer)) == (200 if "event-stream" in accept else 429, OPENED)
+    assert (answer.status, cors_headers(answer)) == (200 if "event-stream" in accept else 429, OPENED)
 
 
 async def test_a_refusal_while_draining_can_be_read_across_origins(serve: Serve) -> None:
     server = await serve(**ORIGINS)
     await server.broadcaster.close(timeout=1)
     answer = await ask(server, "GET", "/events", headers=origin(APP))
-    assert (answer.status, told(answer)) == (503, OPENED)
+    assert (answer.status, cors_headers(answer)) == (503, OPENED)
 
 
 @pytest.mark.both_loops

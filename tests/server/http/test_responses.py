@@ -93,10 +93,10 @@ async def test_the_type_of_a_stream_is_never_sniffed(server: LiveServer, kind: s
 async def test_a_line_of_a_stream_is_an_envelope(serve: Serve) -> None:
     server = await serve(lifetime=0.1)
     await server.broadcaster.broadcast("x", channels=["news"])
-    reader = await server.connect()
-    await reader.subscribe(path="/events/news?since=earliest", headers="Accept: application/x-ndjson\r\n")
+    subscriber = await server.connect()
+    await subscriber.subscribe(path="/events/news?since=earliest", headers="Accept: application/x-ndjson\r\n")
     lines = []
-    while chunk := await reader.chunk():
+    while chunk := await subscriber.chunk():
         lines += [line for line in chunk.splitlines() if line]
     read = [msgspec.json.decode(line, type=responses.Envelope) for line in lines]
     assert [(line.channel, line.event, line.data) for line in read] == [

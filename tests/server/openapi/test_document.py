@@ -75,8 +75,8 @@ def routes(app: web.Application) -> set[tuple[str, str]]:
 
 
 async def test_the_document_has_exactly_the_routes() -> None:
-    told = {(method.upper(), path) for path in DOCUMENT["paths"] for method in DOCUMENT["paths"][path]}
-    assert {(method, path) for method, path in told if method != "PARAMETERS"} == routes(create_app())
+    documented = {(method.upper(), path) for path in DOCUMENT["paths"] for method in DOCUMENT["paths"][path]}
+    assert {(method, path) for method, path in documented if method != "PARAMETERS"} == routes(create_app())
 
 
 def test_every_operation_has_a_unique_name() -> None:
@@ -145,14 +145,14 @@ async def test_endpoints_of_another_listener_are_not_found(serve: Serve, served:
     public = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE,))
     server = await serve(listener=(ListenerRule(host="127.0.0.1", port=0, endpoints=(served,)), public))
     # The id of the stream in the examples.
-    reader = await RawClient.open(server.listeners[1].port or 0)
-    await reader.subscribe()
+    subscriber = await RawClient.open(server.listeners[1].port or 0)
+    await subscriber.subscribe()
     for operation in OPERATIONS:
         elsewhere = 404 in operation.statuses and served not in operation.said["tags"]
         answer = await ask(server, operation, Asked(operation.target))
         assert (answer.status == 404) == elsewhere, (operation, answer)
         operation.require(answer)
-    reader.close()
+    subscriber.close()
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"7"])

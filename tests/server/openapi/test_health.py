@@ -10,8 +10,8 @@ from tests.support.contract import operations
 
 def test_health_needs_no_credential() -> None:
     """The only refusal is that of a full server."""
-    told = operations(json.loads(document(SecuritySchemes(secured=True))))
-    of_health = [operation for operation in told if operation.said["tags"] == ["health"]]
+    documented = operations(json.loads(document(SecuritySchemes(secured=True))))
+    of_health = [operation for operation in documented if operation.said["tags"] == ["health"]]
     assert len(of_health) == 3 * len(HEALTH_PATHS)
     for operation in of_health:
         assert "security" not in operation.said

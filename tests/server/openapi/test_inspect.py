@@ -18,12 +18,12 @@ OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(d
 
 
 def test_the_parameters_are_those_of_the_parser() -> None:
-    told = {
+    documented = {
         name: [each.name for each in path.get.parameters] for name, path in INSPECT_PATHS.items() if path.get
     }
-    assert sorted(told.pop("/channels")) == sorted(channels.CHANNELS_PARAMETERS)
-    assert sorted(told.pop("/subscribers")) == sorted(subscribers.SUBSCRIBERS_PARAMETERS)
-    assert set(map(tuple, told.values())) == {()}
+    assert sorted(documented.pop("/channels")) == sorted(channels.CHANNELS_PARAMETERS)
+    assert sorted(documented.pop("/subscribers")) == sorted(subscribers.SUBSCRIBERS_PARAMETERS)
+    assert set(map(tuple, documented.values())) == {()}
 
 
 @pytest.mark.parametrize("path", ["/channels", "/subscribers"])

@@ -82,8 +82,8 @@ def test_the_parameters_are_those_of_the_parser() -> None:
     for path in PUBLISH_PATHS.values():
         for operation in (path.post, path.put):
             assert operation is not None
-            told = {parameter.name for parameter in operation.parameters if parameter.place == "query"}
-            assert told == set(publish.PUBLISH_PARAMETERS)
+            documented = {parameter.name for parameter in operation.parameters if parameter.place == "query"}
+            assert documented == set(publish.PUBLISH_PARAMETERS)
 
 
 def test_a_text_body_may_have_any_type() -> None:

@@ -45,8 +45,8 @@ def test_the_parameters_are_those_of_the_parser() -> None:
     """The token among them is documented as a security scheme."""
     for operation in (OPERATION, *OTHERS):
         assert operation is not None
-        told = {parameter.name for parameter in operation.parameters if parameter.place == "query"}
-        assert told | {IN_QUERY} == set(subscribe_request.SUBSCRIBE_PARAMETERS)
+        documented = {parameter.name for parameter in operation.parameters if parameter.place == "query"}
+        assert documented | {IN_QUERY} == set(subscribe_request.SUBSCRIBE_PARAMETERS)
 
 
 def test_the_example_of_a_stream_is_valid() -> None:

@@ -32,7 +32,7 @@ SETTINGS = {"token": STATIC, "token_secret": OWN_SECRET, "caller": (READER,)}
 
 MESSAGE = "x" * 4000
 SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0, "overflow": Overflow.DROP_OLDEST}
-"""Of a server whose readers are soon full, and stay."""
+"""Of a server whose subscribers are soon full, and stay."""
 
 
 class Clock:
@@ -71,10 +71,10 @@ def set_clock(server: LiveServer) -> Clock:
 async def read(server: LiveServer, token: str, path: str = "/events", **options: Any) -> RawClient:
     """Open a stream, and wait until it is registered."""
     before = server.broadcaster.client_count
-    reader = await server.connect(**options)
-    assert (await reader.subscribe(path=path, headers=bearer(token))).startswith(b"HTTP/1.1 200")
+    subscriber = await server.connect(**options)
+    assert (await subscriber.subscribe(path=path, headers=bearer(token))).startswith(b"HTTP/1.1 200")
     await until(lambda: server.broadcaster.client_count > before)
-    return reader
+    return subscriber
 
 
 async def revoke(server: LiveServer, **whom: object) -> int:
@@ -105,19 +105,19 @@ async def test_a_stream_ends_when_its_token_expires(serve: Serve) -> None:
     """It gets the events published before, then the reason, and its connection is closed."""
     server = await serve(**SETTINGS)
     clock = set_clock(server)
-    reader = await read(server, own(exp=clock.now + 3600, grants={"subscribe": ["default"]}))
-    await reader.chunk()
+    subscriber = await read(server, own(exp=clock.now + 3600, grants={"subscribe": ["default"]}))
+    await subscriber.chunk()
     clock.now += 3599
     first = await server.broadcaster.broadcast("good")
-    assert await reader.chunk() == f"data: good\nid: {first.id}\n\n".encode()
+    assert await subscriber.chunk() == f"data: good\nid: {first.id}\n\n".encode()
     clock.now += 1
     last = await server.broadcaster.broadcast("last words")
     await until(lambda: server.broadcaster.client_count == 0)
     await server.broadcaster.broadcast("too late")
-    assert await reader.chunk() == f"data: last words\nid: {last.id}\n\n".encode()
-    assert close_block("expired", last.id).fullmatch(await reader.chunk())
-    assert await reader.chunk() == b""
-    assert await reader.rest() == b""
+    assert await subscriber.chunk() == f"data: last words\nid: {last.id}\n\n".encode()
+    assert close_block("expired", last.id).fullmatch(await subscriber.chunk())
+    assert await subscriber.chunk() == b""
+    assert await subscriber.rest() == b""
     await gone(server)
     assert server.broadcaster.counts.closed == {"expired": 1}
 
@@ -126,14 +126,14 @@ async def test_a_stream_ends_when_its_token_expires(serve: Serve) -> None:
 async def test_a_stream_ends_when_its_token_is_revoked(serve: Serve, whom: dict[str, str]) -> None:
     """It ends at once, without the events that are still queued."""
     server = await serve(**SETTINGS)
-    reader = await read(server, own(sub="ada", jti="one"), path="/events/a")
-    await reader.chunk()
+    subscriber = await read(server, own(sub="ada", jti="one"), path="/events/a")
+    await subscriber.chunk()
     receipt = await server.broadcaster.broadcast("good", channels=["a"])
-    assert await reader.chunk() == f"data: good\nid: {receipt.id}\n\n".encode()
+    assert await subscriber.chunk() == f"data: good\nid: {receipt.id}\n\n".encode()
     assert await revoke(server, **whom) == 1
     await server.broadcaster.broadcast("secret", channels=["a"])
-    assert close_block("revoked", receipt.id).fullmatch(await reader.chunk())
-    assert await reader.rest() == b"0\r\n\r\n"
+    assert close_block("revoked", receipt.id).fullmatch(await subscriber.chunk())
+    assert await subscriber.rest() == b"0\r\n\r\n"
     await gone(server)
     assert server.broadcaster.counts.closed == {"revoked": 1}
 
@@ -144,8 +144,8 @@ async def test_queued_events_are_not_sent_to_a_revoked_stream(serve: Serve) -> N
     start = server.broadcaster.cursor
     mine = await read(server, own(sub="ada", jti="1"), path="/events/a")
     expired = await read(server, own(sub="eve", jti="2"), path="/events/a")
-    for reader in (mine, expired):
-        await reader.chunk()
+    for subscriber in (mine, expired):
+        await subscriber.chunk()
     receipt = await server.broadcaster.broadcast("x", channels=["a"])
     assert revoked(opened(server), "subject", "ada") == 1
     (session,) = (each for each in tracked_streams_of(server) if each.principal.subject == "eve")
@@ -160,9 +160,9 @@ async def test_streams_of_a_static_token_end_when_its_name_is_revoked(serve: Ser
     mine = [await read(server, static("reader")) for _ in range(3)]
     other = await read(server, STATIC)
     assert await revoke(server, caller="reader") == 3
-    for reader in mine:
-        await reader.chunk()
-        assert close_block("revoked", server.broadcaster.cursor).fullmatch(await reader.chunk())
+    for subscriber in mine:
+        await subscriber.chunk()
+        assert close_block("revoked", server.broadcaster.cursor).fullmatch(await subscriber.chunk())
     await until(lambda: server.broadcaster.client_count == 1)
     receipt = await server.broadcaster.broadcast("x")
     await other.chunk()
@@ -180,26 +180,26 @@ async def test_a_stream_is_counted_once_however_often_it_is_revoked(serve: Serve
 
 async def test_a_stream_ends_after_its_maximum_lifetime(serve: Serve) -> None:
     """It gets the events published before, and the client may reconnect at once."""
-    server, reader = await serve.connected(lifetime=3600)
-    await reader.subscribe()
+    server, subscriber = await serve.connected(lifetime=3600)
+    await subscriber.subscribe()
     await until(lambda: len(opened(server)) == 1)
-    await reader.chunk()
+    await subscriber.chunk()
     receipt = await server.broadcaster.broadcast("last words")
     (session,) = tracked_streams_of(server)
     session.until = 0.0  # The time is over on the loop's clock already.
-    assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
-    assert close_block("lifetime", receipt.id).fullmatch(await reader.chunk())
-    assert await reader.rest() == b"0\r\n\r\n"
+    assert await subscriber.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
+    assert close_block("lifetime", receipt.id).fullmatch(await subscriber.chunk())
+    assert await subscriber.rest() == b"0\r\n\r\n"
     await gone(server)
     again = await server.connect()
     assert b"200 OK" in await again.subscribe()
 
 
 async def test_a_short_lifetime_is_kept(serve: Serve) -> None:
-    server, reader = await serve.connected(lifetime=0.05)
-    await reader.subscribe()
-    await reader.chunk()
-    assert close_block("lifetime", server.broadcaster.cursor).fullmatch(await reader.chunk())
+    server, subscriber = await serve.connected(lifetime=0.05)
+    await subscriber.subscribe()
+    await subscriber.chunk()
+    assert close_block("lifetime", server.broadcaster.cursor).fullmatch(await subscriber.chunk())
     await gone(server)
 
 
@@ -221,12 +221,12 @@ async def test_the_end_has_a_form_in_each_format(
 ) -> None:
     server = await serve(**SETTINGS)
     clock = set_clock(server)
-    reader = await server.connect()
+    subscriber = await server.connect()
     token = own(exp=clock.now + 60, grants={"subscribe": ["*"]})
-    await reader.subscribe(path=path, version=version, headers=headers + bearer(token))
+    await subscriber.subscribe(path=path, version=version, headers=headers + bearer(token))
     await until(lambda: len(opened(server)) == 1)
     clock.now += 60
-    rest = await reader.rest()
+    rest = await subscriber.rest()
     cursor = server.broadcaster.cursor
     last = close.replace("ID", cursor).encode() if close else close_block("expired", cursor).pattern
     assert re.search(last + rb"(\r\n0\r\n\r\n)?$", rest), rest
@@ -303,10 +303,10 @@ async def test_a_stream_ended_during_its_replay_can_resume(
     server = await serve(**SETTINGS, **SMALL, write_timeout=60)
     ids = [(await server.broadcaster.broadcast(MESSAGE)).id for _ in range(300)]
     token = own(grants={"subscribe": ["default"]})
-    reader = await read(server, token, path="/events?since=earliest", receive_buffer=4096)
+    subscriber = await read(server, token, path="/events?since=earliest", receive_buffer=4096)
     await end_it(server)
     await until(lambda: server.broadcaster.client_count == 0)
-    rest = await reader.rest()
+    rest = await subscriber.rest()
     *got, last = ids_of(rest)[1:]  # without that of the first frames
     assert 0 < len(got) < 300
     assert last == got[-1]
@@ -317,18 +317,18 @@ async def test_a_stream_ended_during_its_replay_can_resume(
     assert got == ids
 
 
-async def next_id(reader: RawClient) -> str:
-    await reader.events(1)
-    return reader.last_event_id
+async def next_id(subscriber: RawClient) -> str:
+    await subscriber.events(1)
+    return subscriber.last_event_id
 
 
 async def test_no_stream_is_tracked_after_its_end(serve: Serve) -> None:
     server = await serve(**SETTINGS, lifetime=3600)
-    readers = [await read(server, static("reader")) for _ in range(3)]
+    subscribers = [await read(server, static("reader")) for _ in range(3)]
     assert len(opened(server)) == 3
-    readers[0].close()
-    readers[1].reset()
-    readers[2].half_close()
+    subscribers[0].close()
+    subscribers[1].reset()
+    subscribers[2].half_close()
     await gone(server)
     for method, path in (("HEAD", "/events"), ("GET", "/events?format=x"), ("GET", "/status")):
         await ask(server, method, path, headers=bearer(static("reader")))
@@ -419,7 +419,7 @@ async def test_an_anonymous_publish_stream_is_not_tracked(serve: Serve) -> None:
 async def test_streams_of_a_token_are_limited(serve: Serve) -> None:
     """A further one is refused, for a browser with a reconnection time. Open ones are not affected."""
     server = await serve(**SETTINGS, max_connections_per_token=2)
-    readers = [await read(server, static("reader")) for _ in range(2)]
+    subscribers = [await read(server, static("reader")) for _ in range(2)]
     refused = await ask(server, "GET", "/events", headers=bearer(static("reader")))
     assert (refused.status, refused.headers["retry-after"]) == (429, "5")
     assert refused.detail == "max_connections_per_token: this token has 2 streams, the limit"
@@ -431,10 +431,10 @@ async def test_streams_of_a_token_are_limited(serve: Serve) -> None:
     assert close_block("token", "order-7").fullmatch(await browser.rest())
     assert (await ask(server, "GET", "/events", headers=bearer(STATIC))).status == 200
     receipt = await server.broadcaster.broadcast("x")
-    for reader in readers:
-        await reader.chunk()
-        assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
-    readers[0].reset()
+    for subscriber in subscribers:
+        await subscriber.chunk()
+        assert await subscriber.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    subscribers[0].reset()
     await until(lambda: len(opened(server)) == 1)
     await read(server, static("reader"))
 
@@ -443,8 +443,8 @@ async def test_anonymous_streams_do_not_share_the_limit_of_a_token(serve: Serve)
     """They are limited by address and in total."""
     server = await serve(max_connections_per_token=1, lifetime=3600)
     for _ in range(3):
-        reader = await server.connect()
-        assert b"200 OK" in await reader.subscribe()
+        subscriber = await server.connect()
+        assert b"200 OK" in await subscriber.subscribe()
     await until(lambda: len(opened(server)) == 3)
 
 
@@ -613,12 +613,12 @@ async def test_a_closed_stream_makes_room_for_its_address_behind_a_proxy() -> No
     first = held.track(Principal(), address="192.0.2.1")
     held.track(principal(), address="192.0.2.1")
     assert first is not None
-    reader = Principal({Action.SUBSCRIBE: ("*",)}, subject="eve")
+    subscriber = Principal({Action.SUBSCRIBE: ("*",)}, subject="eve")
     with pytest.raises(Problem, match="max_connections_per_address: this address has 2 streams"):
-        held.track(reader, address="192.0.2.1")
+        held.track(subscriber, address="192.0.2.1")
     held.track(Principal(), address="192.0.2.2")
     held.close(first)
-    held.track(reader, address="192.0.2.1")
+    held.track(subscriber, address="192.0.2.1")
     assert len(held) == 3
 
 

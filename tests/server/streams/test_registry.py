@@ -14,7 +14,7 @@ from sse_broadcast.config.schema import ListenerRule, Overflow
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.responses import Caller, SubscriberState
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.streams import registry as roster_module
+from sse_broadcast.server.streams import registry as registry_module
 from sse_broadcast.server.streams.registry import (
     STREAM_REGISTRY,
     SortKey,
@@ -32,7 +32,7 @@ from tests.support.sockets import RawClient, until
 
 MESSAGE = "x" * 4000
 SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0}
-"""Of a server whose readers are soon full, and stay."""
+"""Of a server whose subscribers are soon full, and stay."""
 
 
 def registry_of(server: LiveServer) -> StreamRegistry:
@@ -40,9 +40,9 @@ def registry_of(server: LiveServer) -> StreamRegistry:
 
 
 def entry_of(server: LiveServer, id: int = 1) -> StreamEntry:
-    reader = registry_of(server).find(str(id))
-    assert reader is not None
-    return reader
+    entry = registry_of(server).find(str(id))
+    assert entry is not None
+    return entry
 
 
 async def join(server: LiveServer, client: RawClient, path: str = "/events", **options: Any) -> StreamEntry:
@@ -50,7 +50,7 @@ async def join(server: LiveServer, client: RawClient, path: str = "/events", **o
     before = len(registry_of(server))
     await client.subscribe(path=path, **options)
     await until(lambda: len(registry_of(server)) > before)
-    return entry_of(server, max(reader.id for reader in registry_of(server)))
+    return entry_of(server, max(entry.id for entry in registry_of(server)))
 
 
 async def freeze(server: LiveServer, **options: Any) -> RawClient:
@@ -59,22 +59,22 @@ async def freeze(server: LiveServer, **options: Any) -> RawClient:
     before = len(registry_of(server))
     await frozen.request("GET", "/events", **options)
     await until(lambda: len(registry_of(server)) > before)
-    reader = entry_of(server, max(reader.id for reader in registry_of(server)))
-    while not reader.outbox.blocked:
+    entry = entry_of(server, max(entry.id for entry in registry_of(server)))
+    while not entry.outbox.blocked:
         await server.broadcaster.broadcast(MESSAGE)
         await asyncio.sleep(0)
     return frozen
 
 
 @asynccontextmanager
-async def held(*readers: StreamEntry) -> AsyncIterator[None]:
+async def held(*entries: StreamEntry) -> AsyncIterator[None]:
     """Keep sinks full for a while."""
-    for reader in readers:
-        reader.outbox.blocked = True
-        reader.outbox.leave_to_own_queue()
+    for entry in entries:
+        entry.outbox.blocked = True
+        entry.outbox.leave_to_own_queue()
     yield
-    for reader in readers:
-        reader.outbox.on_drained()
+    for entry in entries:
+        entry.outbox.on_drained()
 
 
 # Removal.
@@ -98,8 +98,8 @@ async def drained(server: LiveServer, client: RawClient) -> None:
 
 
 async def disconnected(server: LiveServer, client: RawClient) -> None:
-    reader = entry_of(server)
-    server.broadcaster.end(reader.outbox, CloseReason.DISCONNECTED)
+    entry = entry_of(server)
+    server.broadcaster.end(entry.outbox, CloseReason.DISCONNECTED)
     assert b'"reason": "disconnected"' in await client.rest()
 
 
@@ -165,14 +165,14 @@ async def test_an_unknown_id_finds_nothing(server: LiveServer, id: str) -> None:
 
 async def test_the_data_of_an_entry(serve: Serve) -> None:
     server, client = await serve.connected(caller=(caller("shop", subscribe=("*",)),))
-    reader = await join(
+    entry = await join(
         server, client, "/events/b,a,x.*?event=t&event=s&format=json", headers=bearer(static("shop"))
     )
-    reader.opened -= 100
+    entry.opened -= 100
     for channel in ("a", "b", "other"):
         await server.broadcaster.broadcast("x", channels=[channel], event="t")
     await client.events(2)
-    found = reader.described()
+    found = entry.described()
     assert found.age >= 100
     assert found == SubscriberState(
         id="1",
@@ -203,16 +203,16 @@ async def test_the_data_of_an_entry(serve: Serve) -> None:
 async def test_a_format_has_its_name(
     server: LiveServer, path: str, headers: str, format: str, version: str
 ) -> None:
-    reader = await join(server, await server.connect(), path, headers=headers, version=version)
-    assert reader.described().format == format
+    entry = await join(server, await server.connect(), path, headers=headers, version=version)
+    assert entry.described().format == format
 
 
 async def test_the_caller_of_a_signed_token_is_its_subject(serve: Serve) -> None:
     """Its kind is not that of a configured caller. The entry has nothing of the token itself."""
     server = await serve(token_secret=OWN_SECRET)
     token = own(sub="ada", jti="one", grants={"subscribe": ["*"]})
-    reader = await join(server, await server.connect(), headers=bearer(token))
-    assert reader.caller == Caller("subject", "ada")
+    entry = await join(server, await server.connect(), headers=bearer(token))
+    assert entry.caller == Caller("subject", "ada")
 
 
 async def test_a_caller_without_a_token_is_anonymous(server: LiveServer) -> None:
@@ -228,11 +228,11 @@ async def test_the_address_is_that_named_by_a_trusted_proxy(
 ) -> None:
     """Headers of others are ignored."""
     server, client = await serve.connected(trusted_proxies=trusted, anonymous_subscribe=("*",))
-    reader = await join(server, client, headers="X-Forwarded-For: 203.0.113.5, 192.0.2.7\r\n")
-    assert reader.address == address
+    entry = await join(server, client, headers="X-Forwarded-For: 203.0.113.5, 192.0.2.7\r\n")
+    assert entry.address == address
     client.close()
     await until(lambda: len(registry_of(server)) == 0)
-    assert reader.address == address
+    assert entry.address == address
 
 
 async def test_a_unix_socket_has_no_address(serve: Serve, tmp_path: Path) -> None:
@@ -241,13 +241,13 @@ async def test_a_unix_socket_has_no_address(serve: Serve, tmp_path: Path) -> Non
     server = await serve(listener=(rule,), trusted_proxies=("unix",), anonymous_subscribe=("*",))
     plain, proxied = await RawClient.open_unix(str(path)), await RawClient.open_unix(str(path))
     assert (await join(server, plain)).address == "unix"
-    reader = await join(server, proxied, headers="X-Forwarded-For: 203.0.113.5\r\n")
-    assert reader.address == "203.0.113.5"
+    entry = await join(server, proxied, headers="X-Forwarded-For: 203.0.113.5\r\n")
+    assert entry.address == "203.0.113.5"
     plain.close()
     proxied.close()
     await until(lambda: len(registry_of(server)) == 0)
     # A lost connection has no socket name any more.
-    assert reader.address == "203.0.113.5"
+    assert entry.address == "203.0.113.5"
 
 
 async def test_a_replaying_stream_is_marked(serve: Serve) -> None:
@@ -258,47 +258,47 @@ async def test_a_replaying_stream_is_marked(serve: Serve) -> None:
     client = await server.connect(receive_buffer=4096)
     await client.request("GET", "/events?since=earliest")
     await until(lambda: len(registry_of(server)) == 1)
-    reader = entry_of(server)
-    assert reader.state in {StreamState.CATCHING_UP, StreamState.FULL}
-    await until(lambda: reader.outbox.blocked)
-    found = reader.described()
+    entry = entry_of(server)
+    assert entry.state in {StreamState.CATCHING_UP, StreamState.FULL}
+    await until(lambda: entry.outbox.blocked)
+    found = entry.described()
     assert found.state == StreamState.FULL
     assert 0 < found.events < 200
     assert (found.events + found.behind, found.queued_bytes, found.drops) == (200, 0, 0)
-    reader.outbox.blocked = False
-    assert reader.state is StreamState.CATCHING_UP
-    reader.outbox.blocked = True
+    entry.outbox.blocked = False
+    assert entry.state is StreamState.CATCHING_UP
+    entry.outbox.blocked = True
 
 
 async def test_a_full_stream_is_marked(serve: Serve) -> None:
     """Its queue is its backlog, and lost events are counted."""
     server = await serve(**SMALL, queue_size=3, overflow=Overflow.DROP_OLDEST)
     await freeze(server)
-    reader = entry_of(server)
-    given = reader.outbox.given
+    entry = entry_of(server)
+    given = entry.outbox.given
     for _ in range(5):
         await server.broadcaster.broadcast(MESSAGE)
-    found = reader.described()
+    found = entry.described()
     assert (found.state, found.events) == (StreamState.FULL, given)
     assert (found.behind, found.drops) == (3, server.broadcaster.counts.published - given - 3)
     assert 3 * len(MESSAGE) < found.queued_bytes < 3 * len(MESSAGE) + 200
-    server.broadcaster.end(reader.outbox, CloseReason.DISCONNECTED)
-    assert reader.described().state == StreamState.ENDING
+    server.broadcaster.end(entry.outbox, CloseReason.DISCONNECTED)
+    assert entry.described().state == StreamState.ENDING
 
 
 async def test_the_lag_is_that_of_the_oldest_queued_event(server: LiveServer, monkeypatch: Patch) -> None:
     """Neither the newest event nor the last sent one matters."""
-    reader = await join(server, await server.connect())
+    entry = await join(server, await server.connect())
     now = 1_700_000_000.0
     monkeypatch.setattr("sse_broadcast.clock.now", lambda: now)
     for later in (0.0, 10.0):
         set_clock(server.broadcaster, itertools.repeat(now - 60 + later).__next__)
-        async with held(reader):
+        async with held(entry):
             await server.broadcaster.broadcast("x")
             await server.broadcaster.broadcast("x")
-            assert reader.described().lag == 60.0 - later
-        await until(lambda: reader.outbox.behind == 0)
-        assert reader.described().lag == 0.0
+            assert entry.described().lag == 60.0 - later
+        await until(lambda: entry.outbox.behind == 0)
+        assert entry.described().lag == 0.0
 
 
 # Order.
@@ -314,16 +314,16 @@ def ids(found: Sequence[SubscriberState]) -> list[str]:
 
 async def test_pages_are_in_the_order_of_opening(server: LiveServer, monkeypatch: Patch) -> None:
     """The size of a slice does not matter. A filter applies to all pages."""
-    readers, registry = await three(server), registry_of(server)
+    entries, registry = await three(server), registry_of(server)
     for portion in (1, 2, 500):
-        monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", portion)
+        monkeypatch.setattr(registry_module, "ENTRIES_PER_TURN", portion)
         assert ids(await registry.page(after=0, limit=10)) == ["1", "2", "3"]
         assert ids(await registry.page(after=0, limit=2)) == ["1", "2"]
         assert ids(await registry.page(after=2, limit=2)) == ["3"]
         assert ids(await registry.page(after=3, limit=2)) == []
         wanted = await registry.page(after=0, limit=2, wanted=lambda selector: selector.matches("b"))
         assert ids(wanted) == ["2", "3"]
-    assert [reader.id for reader in readers] == [1, 2, 3]
+    assert [entry.id for entry in entries] == [1, 2, 3]
 
 
 ORDERS = {
@@ -341,7 +341,7 @@ async def test_the_top_streams_are_found(
     serve: Serve, monkeypatch: Patch, order: SortKey, portion: int
 ) -> None:
     """They are ordered by the given key, with any size of a slice."""
-    monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", portion)
+    monkeypatch.setattr(registry_module, "ENTRIES_PER_TURN", portion)
     server = await serve()
     one, two, both = await three(server)
     two.opened -= 10
@@ -371,16 +371,16 @@ async def test_equal_streams_are_in_the_order_of_opening(server: LiveServer) -> 
 
 async def test_other_tasks_run_while_many_entries_are_read(serve: Serve, monkeypatch: Patch) -> None:
     """A stream that closes meanwhile is left out, and a new one may be in or not."""
-    monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", 1)
+    monkeypatch.setattr(registry_module, "ENTRIES_PER_TURN", 1)
     server = await serve()
-    readers, registry = await three(server), registry_of(server)
+    entries, registry = await three(server), registry_of(server)
     found = asyncio.ensure_future(registry.top(SortKey.DROPS, limit=10))
     await asyncio.sleep(0)
-    registry.remove(readers[2])
+    registry.remove(entries[2])
     assert not found.done()
     assert ids(await found) == ["1", "2"]
     monkeypatch.setattr(registry, "remove", lambda _: None)  # Its handler calls it too.
-    server.broadcaster.end(readers[2].outbox, CloseReason.DISCONNECTED)
+    server.broadcaster.end(entries[2].outbox, CloseReason.DISCONNECTED)
     await until(lambda: server.connections == 2)
 
 
@@ -392,23 +392,23 @@ def lines(caplog: Caplog) -> list[logging.LogRecord]:
 
 
 @pytest.fixture
-def told(caplog: Caplog) -> Callable[[], list[logging.LogRecord]]:
+def records(caplog: Caplog) -> Callable[[], list[logging.LogRecord]]:
     caplog.set_level(logging.INFO, "sse_broadcast.streams")
     return lambda: lines(caplog)
 
 
-Told = Callable[[], list[logging.LogRecord]]
+Records = Callable[[], list[logging.LogRecord]]
 
 
 async def test_a_stream_is_logged_when_it_opens_and_when_it_closes(
-    server: LiveServer, client: RawClient, told: Told
+    server: LiveServer, client: RawClient, records: Records
 ) -> None:
     await join(server, client, "/events/b,a?since=earliest")
     await server.broadcaster.broadcast("x", channels=["a"])
     await client.events(1)
     client.close()
-    await until(lambda: len(told()) == 2)
-    opened, closed = told()
+    await until(lambda: len(records()) == 2)
+    opened, closed = records()
     facts = {"id": "1", "address": "127.0.0.1", "channels": "a,b"}
     assert (opened.args, opened.levelno) == (facts, logging.INFO)
     assert opened.getMessage() == "stream 1 opened by 127.0.0.1: a,b"
@@ -452,14 +452,14 @@ async def drain(server: LiveServer) -> None:
     [(expire, "expired"), (revoke, "revoked"), (disconnect, "disconnected"), (drain, "drain")],
 )
 async def test_a_line_has_the_reason_of_the_end(
-    serve: Serve, told: Told, end: Callable[[Server], Any], reason: str
+    serve: Serve, records: Records, end: Callable[[Server], Any], reason: str
 ) -> None:
     server, client = await serve.connected(token=STATIC)
     await join(server, client, headers=bearer(STATIC))
     await end(server)
     assert f'"reason": "{reason}"'.encode() in await client.rest()
-    await until(lambda: len(told()) == 2)
-    args = told()[1].args
+    await until(lambda: len(records()) == 2)
+    args = records()[1].args
     assert isinstance(args, dict)
     assert args["reason"] == reason
 
@@ -472,22 +472,22 @@ async def test_a_line_has_the_reason_of_the_end(
     ],
 )
 async def test_the_line_of_a_slow_subscriber_has_its_backlog_and_its_loss(
-    serve: Serve, told: Told, settings: dict[str, Any], reason: str
+    serve: Serve, records: Records, settings: dict[str, Any], reason: str
 ) -> None:
     """Both are as of its end, when the queue is dropped."""
     server = await serve(**SMALL, **settings, queue_size=3)
     await freeze(server)
-    reader = entry_of(server)
+    entry = entry_of(server)
     for _ in range(5):
         await server.broadcaster.broadcast(MESSAGE)
-    drops, given = reader.outbox.subscriber.dropped, reader.outbox.given
-    await until(lambda: len(told()) == 2)
-    args = told()[1].args
+    drops, given = entry.outbox.subscriber.dropped, entry.outbox.given
+    await until(lambda: len(records()) == 2)
+    args = records()[1].args
     assert isinstance(args, dict)
     assert (args["reason"], args["drops"], args["events"]) == (reason, drops, given)
     assert (drops > 0) == (reason == "stalled")
-    assert 0 < reader.outbox.waited < args["duration"]
-    assert args["lag"] == round(reader.outbox.waited, 3)
+    assert 0 < entry.outbox.waited < args["duration"]
+    assert args["lag"] == round(entry.outbox.waited, 3)
 
 
 async def test_nothing_is_computed_without_logging(
@@ -502,27 +502,27 @@ async def test_nothing_is_computed_without_logging(
     assert lines(caplog) == []
 
 
-async def test_a_line_has_no_token_and_no_query(serve: Serve, told: Told) -> None:
+async def test_a_line_has_no_token_and_no_query(serve: Serve, records: Records) -> None:
     """This holds for each place of a token, and for every parameter."""
     server, client = await serve.connected(token=STATIC)
     await join(server, client, f"/events/a?access_token={STATIC}&event=secret&last_event_id=secret")
     client.close()
-    await until(lambda: len(told()) == 2)
-    for record in told():
+    await until(lambda: len(records()) == 2)
+    for record in records():
         said = f"{record.getMessage()} {record.args}"
         assert STATIC not in said
         assert "secret" not in said
         assert "?" not in said
 
 
-async def test_a_line_has_a_few_channels_only(server: LiveServer, told: Told) -> None:
+async def test_a_line_has_a_few_channels_only(server: LiveServer, records: Records) -> None:
     """A subscriber may have a hundred of a hundred characters each."""
     names = [f"c{number:02}" for number in range(12)]
     await join(server, await server.connect(), f"/events/{','.join(names)}")
-    await until(lambda: bool(told()))
-    (opened,) = told()
+    await until(lambda: bool(records()))
+    (opened,) = records()
     assert opened.getMessage() == f"stream 1 opened by 127.0.0.1: {','.join(names[:10])} and 2 more"
 
 
 def test_the_formats_are_those_that_can_be_requested() -> None:
-    assert sorted(roster_module.FORMAT_NAMES.values()) == ["json", "ndjson", "text"]
+    assert sorted(registry_module.FORMAT_NAMES.values()) == ["json", "ndjson", "text"]

@@ -53,13 +53,13 @@ async def test_a_frozen_client_is_disconnected_and_its_socket_closed(
 
 async def test_a_frozen_client_affects_no_other(serve: Serve) -> None:
     """The other subscriber gets every event in order."""
-    server, reader = await serve.connected(**SMALL, write_timeout=30)
-    await reader.subscribe()
+    server, subscriber = await serve.connected(**SMALL, write_timeout=30)
+    await subscriber.subscribe()
     await freeze(server, messages=0)
     await until(lambda: server.broadcaster.client_count == 2)
     for number in range(300):
         await server.broadcaster.broadcast(f"{number} {MESSAGE}")
-        (event,) = await reader.events(1)
+        (event,) = await subscriber.events(1)
         assert event.data == f"{number} {MESSAGE}"
     assert server.broadcaster.counts.closed == {"slow": 1}
 

@@ -57,9 +57,9 @@ TOO_MANY = (
 async def test_connections_of_an_address_are_limited(serve: Serve) -> None:
     """A further one is rejected with a reconnection time. Others are not affected."""
     server = await serve(max_connections_per_address=2)
-    readers = [await server.connect(source="127.0.0.2") for _ in range(2)]
-    for reader in readers:
-        await reader.subscribe()
+    subscribers = [await server.connect(source="127.0.0.2") for _ in range(2)]
+    for subscriber in subscribers:
+        await subscriber.subscribe()
     for _ in range(3):
         late = await server.connect(source="127.0.0.2")
         await late.send(ASK)
@@ -67,8 +67,8 @@ async def test_connections_of_an_address_are_limited(serve: Serve) -> None:
     other = await server.connect(source="127.0.0.3")
     assert (await other.ask("GET", "/healthz"))[0] == 200
     await server.broadcaster.broadcast("still here")
-    for reader in readers:
-        assert (await reader.events(1))[0].data == "still here"
+    for subscriber in subscribers:
+        assert (await subscriber.events(1))[0].data == "still here"
     assert server.broadcaster.counts.refused == {"address": 3}
 
 
@@ -175,26 +175,26 @@ async def test_rejections_are_logged_once_in_a_while(
         "127.0.0.2: 1 connection (max_connections_per_address), rejecting more;"
         " if this is a proxy, add it to trusted_proxies"
     )
-    told = [of_one, "full: 2 connections (max_connections), rejecting more"]
-    assert caplog.messages == told
+    reported = [of_one, "full: 2 connections (max_connections), rejecting more"]
+    assert caplog.messages == reported
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
     monkeypatch.setattr(reminder, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60))
     assert await refused(await server.connect(source="127.0.0.4"))
-    assert caplog.messages == [*told, told[1]]
+    assert caplog.messages == [*reported, reported[1]]
 
 
 @pytest.mark.usefixtures("no_loopback")
 async def test_rejected_connections_of_one_address_are_limited(serve: Serve) -> None:
     """Those that send nothing are closed unanswered once the reserve is full, and not counted as rejected."""
     server = await serve(max_connections_per_address=1)
-    reader = await server.connect(source="127.0.0.2")
-    await reader.subscribe()
+    subscriber = await server.connect(source="127.0.0.2")
+    await subscriber.subscribe()
     crowd = [await server.connect(source="127.0.0.2") for _ in range(MAX_REJECTING * 2)]
     ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
     assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
     assert server.connections == 1
     await server.broadcaster.broadcast("x")
-    assert (await reader.events(1))[0].data == "x"
+    assert (await subscriber.events(1))[0].data == "x"
 
 
 # Health checks.
@@ -231,12 +231,12 @@ async def test_an_admin_publishes_beyond_the_limit(serve: Serve, reason: str) ->
     """It has one request per connection, and takes no place. A token without `admin` is refused."""
     limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
     server = await serve(**ADMIN, **limits)
-    reader = await server.connect(source="127.0.0.2")
-    await reader.subscribe(path="/events/a", headers=OPERATOR)
+    subscriber = await server.connect(source="127.0.0.2")
+    await subscriber.subscribe(path="/events/a", headers=OPERATOR)
     for _ in range(3):
         for headers in (OPERATOR, OPERATOR.lower(), showing(STATIC)):
             assert await publishes(await server.connect(source="127.0.0.2"), headers) == 200
-            assert (await reader.events(1))[0].data == "x"
+            assert (await subscriber.events(1))[0].data == "x"
         for headers in (NARROW, showing("of-nobody.0123456789"), showing("e30.e30.e30"), ""):
             refused_client = await server.connect(source="127.0.0.2")
             await refused_client.request("POST", "/send/a", body=b"x", headers=headers)
@@ -442,17 +442,17 @@ async def test_a_private_listener_has_a_share_of_the_connections(serve: Serve, c
     server = await serve(**ADMIN, listener=(PUBLIC, PRIVATE), max_connections=4)
     public, private = server.listeners
     assert (server.room, server.private_share) == (4, 1)
-    readers = [await come_by(public, f"127.0.0.{number}") for number in range(2, 6)]
-    heads = [await reader.subscribe(path="/events/a", headers=OPERATOR) for reader in readers]
+    subscribers = [await come_by(public, f"127.0.0.{number}") for number in range(2, 6)]
+    heads = [await subscriber.subscribe(path="/events/a", headers=OPERATOR) for subscriber in subscribers]
     assert [head.split()[1] for head in heads] == [b"200", b"200", b"200", b"503"]
     operator = await come_by(private, "127.0.0.2")
     assert (await operator.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
-    assert (await readers[0].events(1))[0].data == "x"
+    assert (await subscribers[0].events(1))[0].data == "x"
     late = await come_by(private, "127.0.0.2")
     await late.request("POST", "/send/a", body=b"x", headers=NARROW)
     assert b"connection limit reached" in await late.rest()
-    for reader in readers[1:]:
-        reader.close()
+    for subscriber in subscribers[1:]:
+        subscriber.close()
     await until(lambda: server.connections == 2)
     others = [await come_by(private, "127.0.0.2") for _ in range(2)]
     for other in others:

@@ -76,12 +76,12 @@ async def test_a_unix_socket_serves_all_endpoints(
     """Its address is printed, and it accepts any Host."""
     server = await serve(listener=(unix(path),))
     assert (server.url, server.urls, server.port) == (f"unix:{path}", (f"unix:{path}",), 0)
-    reader, publisher = await connect_unix(path), await connect_unix(path)
-    await reader.subscribe()
+    subscriber, publisher = await connect_unix(path), await connect_unix(path)
+    await subscriber.subscribe()
     await publisher.send(b"POST /send HTTP/1.1\r\nHost: whatever.example\r\nContent-Length: 5\r\n\r\nhello")
     status, body = await publisher.answer()
     assert (status, json.loads(body)["clients"]) == (200, 1)
-    assert [event.data for event in await reader.events(1)] == ["hello"]
+    assert [event.data for event in await subscriber.events(1)] == ["hello"]
 
 
 @pytest.mark.parametrize("leave", ["fin", "rst", "half-close", "silent"])
@@ -142,12 +142,12 @@ async def test_the_socket_file_is_removed_when_the_server_stops(
     """It goes with the listening socket, so that the next server can bind while streams still end."""
     server = await serve(listener=(unix(path, mode="600"),))
     assert path.stat().st_mode & 0o777 == 0o600
-    reader = await connect_unix(path)
-    await reader.subscribe()
+    subscriber = await connect_unix(path)
+    await subscriber.subscribe()
     stopping = asyncio.create_task(server.stop())
     await until(lambda: not path.exists())
     await stopping
-    assert b"$close" in await reader.rest()
+    assert b"$close" in await subscriber.rest()
 
 
 async def test_the_socket_file_of_a_killed_server_is_replaced(serve: Serve, path: Path) -> None:

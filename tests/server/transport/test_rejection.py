@@ -20,9 +20,9 @@ from tests.support.sockets import RawClient
 
 async def test_a_program_beyond_the_limit_gets_a_503(serve: Serve) -> None:
     server = await serve(max_connections=2)
-    readers = [await server.connect() for _ in range(2)]
-    for reader in readers:
-        await reader.subscribe()
+    subscribers = [await server.connect() for _ in range(2)]
+    for subscriber in subscribers:
+        await subscriber.subscribe()
     late = await server.connect()
     await late.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
     assert await late.rest() == (
@@ -36,8 +36,8 @@ async def test_a_program_beyond_the_limit_gets_a_503(serve: Serve) -> None:
         b'"detail":"connection limit reached (max_connections)"}\n'
     )
     await server.broadcaster.broadcast("still here")
-    for reader in readers:
-        assert (await reader.events(1))[0].data == "still here"
+    for subscriber in subscribers:
+        assert (await subscriber.events(1))[0].data == "still here"
     assert server.broadcaster.client_count == 2
 
 
@@ -64,8 +64,8 @@ async def test_a_browser_beyond_the_limit_reconnects(serve: Serve) -> None:
 
 async def test_rejected_connections_are_limited(serve: Serve) -> None:
     """Beyond the maximum the oldest is closed for each new one. The others are answered."""
-    server, reader = await serve.connected(max_connections=1)
-    await reader.subscribe()
+    server, subscriber = await serve.connected(max_connections=1)
+    await subscriber.subscribe()
     beyond = [await server.connect() for _ in range(MAX_REJECTING)]
     waiting = [await server.connect() for _ in range(MAX_REJECTING)]
     ended = await asyncio.gather(*(client.rest() for client in beyond), return_exceptions=True)
@@ -73,7 +73,7 @@ async def test_rejected_connections_are_limited(serve: Serve) -> None:
     for client in waiting:
         assert await refused(client)
     await server.broadcaster.broadcast("x")
-    assert (await reader.events(1))[0].data == "x"
+    assert (await subscriber.events(1))[0].data == "x"
 
 
 async def test_a_rejected_client_that_sends_nothing_is_closed(serve: Serve, monkeypatch: Patch) -> None:
@@ -116,24 +116,24 @@ async def test_a_health_check_beyond_the_limit_gets_the_real_state(serve: Serve,
     server = await serve(**limits)
     await (await server.connect(source="127.0.0.2")).subscribe()
 
-    async def told(request: str) -> bytes:
+    async def response_to(request: str) -> bytes:
         client = await server.connect(source="127.0.0.2")
         await client.send(f"{request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         return await client.rest()
 
     for path, body in (("/healthz", b'{"status":"alive"}\n'), ("/readyz?x=1", b'{"status":"ready"}\n')):
         head = HEALTHY % len(body)
-        assert await told(f"GET {path}") == head + body
-        assert await told(f"HEAD {path}") == head
-        assert await told(f"GET http://any.example:80{path}") == head + body
-        assert b"Retry-After" in await told(f"POST {path}")
-    assert b"Retry-After" in await told("GET http://[/healthz")
-    assert b"Retry-After" in await told("GET http://healthz")
+        assert await response_to(f"GET {path}") == head + body
+        assert await response_to(f"HEAD {path}") == head
+        assert await response_to(f"GET http://any.example:80{path}") == head + body
+        assert b"Retry-After" in await response_to(f"POST {path}")
+    assert b"Retry-After" in await response_to("GET http://[/healthz")
+    assert b"Retry-After" in await response_to("GET http://healthz")
     server.app[READINESS].drain()
-    head, _, said = (await told("GET /readyz")).partition(b"\r\n\r\n")
+    head, _, said = (await response_to("GET /readyz")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert json.loads(said)["detail"] == DRAINING_FAULT
-    assert (await told("GET /healthz")).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await response_to("GET /healthz")).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 HEALTHY = (

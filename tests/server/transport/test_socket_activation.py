@@ -229,10 +229,10 @@ async def test_clients_are_not_refused_between_two_servers(programs: Programs, l
     """A client that connects in between waits for the next process, which has the same socket."""
     with Supervisor(programs, tcp_socket()) as supervisor:
         first = await supervisor.start("--event-loop", loop, "--port", "1", "--log-level", "warning")
-        reader = await RawClient.open(supervisor.port)
-        await reader.subscribe()
+        subscriber = await RawClient.open(supervisor.port)
+        await subscriber.subscribe()
         first.send_signal(signal.SIGTERM)
-        await reader.rest()
+        await subscriber.rest()
         ended = await first.ended()
         assert (ended.code, ended.err) == (0, b"")
         waiting = [await RawClient.open(supervisor.port) for _ in range(20)]
@@ -242,5 +242,5 @@ async def test_clients_are_not_refused_between_two_servers(programs: Programs, l
         assert [await client.answer() for client in waiting] == [(200, b'{"status":"ready"}\n')] * 20
         second.send_signal(signal.SIGTERM)
         assert (await second.ended()).code == 0
-    for client in (reader, *waiting):
+    for client in (subscriber, *waiting):
         client.close()

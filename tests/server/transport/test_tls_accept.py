@@ -90,11 +90,11 @@ def secure(serve: Serve, authenticator: trustme.CA, tmp_path: Path) -> Secure:
     return Secure(serve, {"certificate": certificate, "key": key}, context)
 
 
-Crowd = Callable[..., Awaitable[list[RawClient]]]
+OpenMany = Callable[..., Awaitable[list[RawClient]]]
 
 
 @pytest.fixture
-async def crowd() -> AsyncIterator[Crowd]:
+async def open_many() -> AsyncIterator[OpenMany]:
     """Open connections that send only the given bytes."""
     with ExitStack() as stack:
 
@@ -117,10 +117,10 @@ async def test_a_connection_is_admitted_after_its_handshake(secure: Secure) -> N
 
 
 @pytest.mark.parametrize("saying", [b"", HELLO], ids=["silent", "half a hello"])
-async def test_a_handshake_counts_as_a_connection(secure: Secure, crowd: Crowd, saying: bytes) -> None:
+async def test_a_handshake_counts_as_a_connection(secure: Secure, open_many: OpenMany, saying: bytes) -> None:
     """It does from its accept on: unfinished ones fill the server, and the next client is rejected."""
     server = await secure(max_connections=3)
-    clients = await crowd(server.port, 3, saying=saying)
+    clients = await open_many(server.port, 3, saying=saying)
     await until(lambda: server.connections == 3)
     assert (await secure.ask(server)).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     event_stream = "Accept: text/event-stream\r\n"
@@ -142,12 +142,12 @@ def is_cut(client: RawClient) -> bool:
 
 
 async def test_a_health_check_is_answered_among_many_handshakes(
-    secure: Secure, crowd: Crowd, monkeypatch: Patch
+    secure: Secure, open_many: OpenMany, monkeypatch: Patch
 ) -> None:
     """Unfinished ones make room for it, also in a full server, and are closed."""
     monkeypatch.setattr(tls_accept, "REJECTION_TIMEOUT", 600.0)
     server = await secure(max_connections=1, head_timeout=600.0)
-    clients = await crowd(server.port, 1 + MAX_REJECTING + 5)
+    clients = await open_many(server.port, 1 + MAX_REJECTING + 5)
     answer = await secure.ask(server, "/healthz")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b'{"status":"alive"}\n')
@@ -161,11 +161,11 @@ async def publish_as(secure: Secure, server: HasPort, caller: str) -> bytes:
     return await secure.send(server, f"{head}x".encode())
 
 
-async def test_an_admin_publishes_among_many_handshakes(secure: Secure, crowd: Crowd) -> None:
+async def test_an_admin_publishes_among_many_handshakes(secure: Secure, open_many: OpenMany) -> None:
     """It gets in beyond the limit, beside unfinished ones. Then its connection is as any other."""
     callers = (caller("operator", publish=["a"], admin=["*"]), caller("narrow", publish=["a"]))
     server = await secure(max_connections=1, head_timeout=600.0, caller=callers)
-    await crowd(server.port, 1 + MAX_REJECTING + 5)
+    await open_many(server.port, 1 + MAX_REJECTING + 5)
     for _ in range(3):
         answer = await publish_as(secure, server, "operator")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -175,7 +175,7 @@ async def test_an_admin_publishes_among_many_handshakes(secure: Secure, crowd: C
 
 
 async def test_handshakes_beyond_the_limit_take_turns(
-    secure: Secure, crowd: Crowd, monkeypatch: Patch
+    secure: Secure, open_many: OpenMany, monkeypatch: Patch
 ) -> None:
     """The number of signatures is limited by turns. A waiting one is closed after a while."""
     monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 600.0)
@@ -183,7 +183,7 @@ async def test_handshakes_beyond_the_limit_take_turns(
     hello = ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
         secure.context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="127.0.0.1").do_handshake()
-    clients = await crowd(server.port, 1 + MAX_REJECTING + 5, saying=hello.read())
+    clients = await open_many(server.port, 1 + MAX_REJECTING + 5, saying=hello.read())
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_REJECTING + 5)
     assert len(server.admission.reserve) == MAX_REJECTING
     async with asyncio.timeout(5):
@@ -196,13 +196,13 @@ async def test_handshakes_beyond_the_limit_take_turns(
 
 
 @pytest.mark.asyncio_loop
-async def test_a_tls_connection_has_no_large_buffer(secure: Secure, crowd: Crowd) -> None:
+async def test_a_tls_connection_has_no_large_buffer(secure: Secure, open_many: OpenMany) -> None:
     """asyncio's own buffer is 256 KiB for each idle connection. uvloop's is untouched memory."""
     server = await secure()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        await crowd(server.port, 20)
+        await open_many(server.port, 20)
         await until(lambda: server.connections == 20)
         await asyncio.sleep(0)  # lets the handshakes begin
         after, _ = tracemalloc.get_traced_memory()
@@ -211,11 +211,11 @@ async def test_a_tls_connection_has_no_large_buffer(secure: Secure, crowd: Crowd
     assert (after - before) / 20 < 65_536
 
 
-async def test_a_failed_handshake_leaves_no_reference_cycle(secure: Secure, crowd: Crowd) -> None:
+async def test_a_failed_handshake_leaves_no_reference_cycle(secure: Secure, open_many: OpenMany) -> None:
     """asyncio's own TLS may: the garbage collector runs seldom."""
     server = await secure()
     with uncollected():
-        (client,) = await crowd(server.port, 1, saying=HELLO)
+        (client,) = await open_many(server.port, 1, saying=HELLO)
         await until(lambda: server.connections == 1)
         await end(client, "rst")
         await until(lambda: server.connections == 0)
@@ -223,10 +223,10 @@ async def test_a_failed_handshake_leaves_no_reference_cycle(secure: Secure, crow
 
 
 @pytest.mark.parametrize("fail", ["fin", "rst", "half-close", "no TLS", "cut hello", "late"])
-async def test_a_failed_handshake_makes_room(secure: Secure, crowd: Crowd, fail: str) -> None:
+async def test_a_failed_handshake_makes_room(secure: Secure, open_many: OpenMany, fail: str) -> None:
     server = await secure(max_connections=2, head_timeout=0.1 if fail == "late" else 600)
     for _ in range(5):
-        clients = await crowd(server.port, 2, saying=HELLO if fail == "cut hello" else b"")
+        clients = await open_many(server.port, 2, saying=HELLO if fail == "cut hello" else b"")
         await until(lambda: server.connections == 2)
         for client in clients:
             await end(client, fail)
@@ -311,9 +311,9 @@ async def test_an_old_tls_version_is_refused(secure: Secure) -> None:
     assert (await secure.ask(server)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_stopping_does_not_wait_for_a_handshake(secure: Secure, crowd: Crowd) -> None:
+async def test_stopping_does_not_wait_for_a_handshake(secure: Secure, open_many: OpenMany) -> None:
     server = await secure()
-    clients = await crowd(server.port, 5, saying=HELLO)
+    clients = await open_many(server.port, 5, saying=HELLO)
     await until(lambda: server.connections == 5)
     async with asyncio.timeout(5):
         await server.stop()
@@ -348,7 +348,7 @@ FULL = rb".* WARNING sse_broadcast\.connections: full: 144 connections \(max_con
 
 
 async def test_more_handshakes_than_descriptors_do_not_break_it(
-    programs: Programs, secure: Secure, crowd: Crowd
+    programs: Programs, secure: Secure, open_many: OpenMany
 ) -> None:
     """With 256 descriptors a subscriber gets its events, and there is room again after them."""
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
@@ -359,7 +359,7 @@ async def test_more_handshakes_than_descriptors_do_not_break_it(
     reader, writer = await secure.open(serving)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\n\n")
-    clients = await crowd(serving.port, 400)
+    clients = await open_many(serving.port, 400)
     assert re.fullmatch(FULL, await serving.process.error_line())
     for client in clients:
         client.close()
