@@ -34,7 +34,7 @@ NAME = re.compile(r"\b(?:sse_broadcast|process|python)_\w+")
 
 
 async def families() -> list[Metric]:
-    """Return all that is exposed."""
+    """Return all exposed metric families."""
     config = Config(metrics_channels=("news",), backend="sqlite:///nowhere/history.db")
     exposition = Exposition(Broadcaster(config))
     exposition.connection_counts = ConnectionCounts(Metrics())
