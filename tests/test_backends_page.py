@@ -1,4 +1,4 @@
-"""docs/backends.md: what it shows can be run."""
+"""docs/backends.md: its examples run."""
 
 import asyncio
 import contextlib
@@ -22,13 +22,12 @@ programs = pytest.fixture(process.programs)
 
 
 def lines(name: str, folder: Path) -> list[str]:
-    """Return the lines of a block, about a folder of the test's own."""
+    """Return the lines of a block, with the test's own folder."""
     text = BLOCKS[name].code.replace(FOLDER, str(folder)).replace("/backup", str(folder))
     return [line.partition("#")[0].strip() for line in text.splitlines()]
 
 
 async def test_a_server_with_a_file_starts(programs: Programs, tmp_path: Path) -> None:
-    """As the page has it."""
     (line,) = lines("serve", tmp_path)
     program, command, *flags = line.split()
     assert (program, command) == ("sse-broadcast", "serve")
@@ -37,8 +36,8 @@ async def test_a_server_with_a_file_starts(programs: Programs, tmp_path: Path) -
     assert (await serving.stop()).code == 0
 
 
-async def test_a_file_is_looked_after(programs: Programs, tmp_path: Path) -> None:
-    """Line by line: what is exported is imported."""
+async def test_a_file_is_maintained(programs: Programs, tmp_path: Path) -> None:
+    """The lines run one by one: an exported history is imported."""
     first = b'{"channels":["a"],"data":"x","time":1.0}\n'
     assert (await programs.run("store", "import", str(tmp_path / "history.db"), stdin=first)).code == 0
     exported = b""
@@ -51,7 +50,7 @@ async def test_a_file_is_looked_after(programs: Programs, tmp_path: Path) -> Non
 
 
 async def test_a_backup_is_made(programs: Programs, tmp_path: Path) -> None:
-    """Of a file that a server has, and it is good."""
+    """A server has the file open. The backup is complete."""
     (flags,) = lines("serve", tmp_path)
     serving = await programs.serve(*flags.split()[2:], "--log-level", "warning")
     (tmp_path / "backup").mkdir()
@@ -66,8 +65,8 @@ async def test_a_backup_is_made(programs: Programs, tmp_path: Path) -> None:
 LITESTREAM = Path(sysconfig.get_path("scripts")) / "litestream"
 
 
-async def test_litestream_copies_the_file_and_restores_it(programs: Programs, tmp_path: Path) -> None:
-    """The server is killed, and another one serves what was restored."""
+async def test_litestream_copies_and_restores_the_file(programs: Programs, tmp_path: Path) -> None:
+    """The server is killed, and another one serves the restored history."""
     file, copy, config = tmp_path / "history.db", tmp_path / "history", tmp_path / "litestream.yml"
     config.write_text(
         BLOCKS["litestream"].code.replace(FOLDER, str(tmp_path)).replace("/backup", str(tmp_path))

@@ -1,4 +1,4 @@
-"""A server that is killed while it keeps its history in a file: `benchmarks/kills.py` with a few kills."""
+"""A server with its history in a file, killed repeatedly: `benchmarks/kills.py` with a few kills."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from benchmarks import kills
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("durability", ["full", "normal"])
-async def test_a_kill_loses_nothing_that_was_answered(
+async def test_a_kill_loses_no_acknowledged_event(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
-    """Whoever follows has everything once and in order, and nobody is told of a loss."""
+    """Subscribers get every event once and in order, without a `$reset`."""
     monkeypatch.setattr(kills, "SUBSCRIBERS", 20)
     scene, subscribers = await kills.torture(tmp_path, kills=3, durability=durability)
     checks = list(kills.checked(scene, subscribers, kills=3))

@@ -1,4 +1,4 @@
-"""`sse-broadcast store`, and what `serve` says of a file."""
+"""`sse-broadcast store`, and the messages of `serve` about a store's file."""
 
 import json
 import re
@@ -15,8 +15,8 @@ programs = pytest.fixture(process.programs)
 LINES = b"".join(b'{"channels":["a"],"data":"%d","time":%d.0}\n' % (number, number) for number in range(5))
 
 
-async def test_a_file_goes_out_and_in_again(programs: Programs, tmp_path: Path) -> None:
-    """As lines on standard output, and nothing else there."""
+async def test_a_history_is_exported_and_imported(programs: Programs, tmp_path: Path) -> None:
+    """Standard output has its lines and nothing else."""
     first, second = tmp_path / "first.db", tmp_path / "second.db"
     ended = await programs.run("store", "import", str(first), stdin=LINES)
     assert ended == Ended(0, f"{first}: 5 events imported\n".encode())
@@ -32,22 +32,22 @@ async def test_a_file_goes_out_and_in_again(programs: Programs, tmp_path: Path) 
     assert re.fullmatch(rf"{second}: [\d,]+ bytes before, [\d,]+ after\n".encode(), compacted.out), compacted
 
 
-async def test_a_file_may_be_named_as_the_setting_names_it(programs: Programs, tmp_path: Path) -> None:
+async def test_a_file_may_be_named_as_in_the_setting(programs: Programs, tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     ended = await programs.run("store", "import", f"sqlite://{path}", stdin=LINES)
     assert ended == Ended(0, f"{path}: 5 events imported\n".encode())
 
 
 @pytest.mark.parametrize("command", ["check", "compact", "export"])
-async def test_a_file_that_is_not_there_is_one_line(programs: Programs, tmp_path: Path, command: str) -> None:
-    """With the exit code of its own."""
+async def test_a_missing_file_is_one_line(programs: Programs, tmp_path: Path, command: str) -> None:
+    """It has an exit code of its own."""
     path = tmp_path / "none.db"
     ended = await programs.run("store", command, str(path))
     assert ended == Ended(7, b"", f"sse-broadcast: {path}: there is no such file\n".encode())
 
 
 async def test_a_bad_line_is_one_line(programs: Programs, tmp_path: Path) -> None:
-    """Nothing was imported."""
+    """Nothing is imported."""
     path = tmp_path / "a.db"
     ended = await programs.run("store", "import", str(path), stdin=LINES + b"x\n")
     assert (ended.code, ended.out) == (7, b"")
@@ -55,7 +55,7 @@ async def test_a_bad_line_is_one_line(programs: Programs, tmp_path: Path) -> Non
 
 
 async def test_a_server_with_a_bad_file_does_not_start(programs: Programs, tmp_path: Path) -> None:
-    """It says which file, why, and what to do, in one line; nothing listens."""
+    """One line has the file, the reason and the remedy. Nothing listens."""
     path = tmp_path / "a.db"
     path.write_text("notes\n")
     ended = await programs.run(
@@ -68,8 +68,8 @@ async def test_a_server_with_a_bad_file_does_not_start(programs: Programs, tmp_p
     assert ended == Ended(7, b"", said.encode())
 
 
-async def test_a_check_of_the_settings_looks_at_the_file(programs: Programs, tmp_path: Path) -> None:
-    """It is not made by that; a bad one is told with its exit code."""
+async def test_check_reads_the_file(programs: Programs, tmp_path: Path) -> None:
+    """It does not create one. A bad file has its exit code."""
     path = tmp_path / "a.db"
     flags = ("serve", "--check", "--backend", f"sqlite://{path}", "--log-level", "error")
     ended = await programs.run(*flags)
@@ -82,7 +82,7 @@ async def test_a_check_of_the_settings_looks_at_the_file(programs: Programs, tmp
 
 
 async def test_a_relative_path_is_refused(programs: Programs) -> None:
-    """It would be another file from another folder."""
+    """It would be another file in another folder."""
     ended = await programs.run("serve", "--backend", "sqlite://history.db")
     said = (
         "sse-broadcast: --backend: 'sqlite://history.db' is not memory, or sqlite:// and an absolute path,"
@@ -92,10 +92,10 @@ async def test_a_relative_path_is_refused(programs: Programs) -> None:
 
 
 @pytest.mark.parametrize("killed", [True, False])
-async def test_what_was_published_is_there_after_a_restart(
+async def test_published_events_are_in_the_history_after_a_restart(
     programs: Programs, tmp_path: Path, *, killed: bool
 ) -> None:
-    """Over HTTP, with the ids that were answered and no `$reset`: before the first publish, and behind it."""
+    """They have the acknowledged ids, and there is no `$reset`, before the next publish and after it."""
     flags = ("--backend", f"sqlite://{tmp_path / 'a.db'}", "--log-level", "warning")
     ids: list[str] = []
     for number in range(3):
@@ -120,7 +120,7 @@ async def test_what_was_published_is_there_after_a_restart(
 
 
 async def test_a_second_server_on_a_file_is_refused_by_name(programs: Programs, tmp_path: Path) -> None:
-    """The first serves on."""
+    """The first keeps running."""
     path = tmp_path / "a.db"
     flags = ("--backend", f"sqlite://{path}", "--log-level", "error")
     first = await programs.serve(*flags)
@@ -133,8 +133,8 @@ async def test_a_second_server_on_a_file_is_refused_by_name(programs: Programs, 
     client.close()
 
 
-async def test_the_banner_names_the_file_and_how_long_it_holds(programs: Programs, tmp_path: Path) -> None:
-    """An hour, by default: a file does not make it more."""
+async def test_the_banner_has_the_file_and_the_maximum_age(programs: Programs, tmp_path: Path) -> None:
+    """It is an hour by default, with a file too."""
     process_ = await programs.cli("serve", "--port", "0", "--backend", f"sqlite://{tmp_path}/a.db")
     await process_.line()
     said = await process_.line()

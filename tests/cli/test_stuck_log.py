@@ -146,9 +146,9 @@ class PipeReader:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Iterator[PipeReader]:
-    reader = PipeReader(tmp_path / "pipe")
-    yield reader
-    reader.leave()
+    subscriber = PipeReader(tmp_path / "pipe")
+    yield subscriber
+    subscriber.leave()
 
 
 async def overfill(serving: Serving) -> int:

@@ -812,11 +812,11 @@ async def test_last_events_of_channels_are_not_taken_for_a_page() -> None:
     assert earliest.written == [block(1, "x") + block(2, "x") + block(4, "x"), block(5, "x" * WRITE_LIMIT)]
 
 
-# What has to be asked of a store.
+# Pages from a store.
 
 
-async def test_who_waits_for_the_store_is_not_looked_at_again_and_again() -> None:
-    """No slice runs for it until its page has come; then it gets that, and what came meanwhile, in order."""
+async def test_a_subscriber_that_waits_for_the_store_runs_no_slice() -> None:
+    """Once its page has come it gets that and later events, in order."""
     broadcaster = make()
     await publish(broadcaster, "a", "b")
     store = Away(backend_of(broadcaster))
@@ -835,8 +835,8 @@ async def test_who_waits_for_the_store_is_not_looked_at_again_and_again() -> Non
     assert sink.data == blocks("a", "b", "c", "d")
 
 
-async def test_who_waits_for_the_store_is_sent_heartbeats() -> None:
-    """Its connection would else look dead; the page comes behind."""
+async def test_a_subscriber_that_waits_for_the_store_gets_heartbeats() -> None:
+    """Otherwise its connection would look dead. The page follows."""
     broadcaster = make()
     await publish(broadcaster, "a")
     store = Away(backend_of(broadcaster))
@@ -850,8 +850,8 @@ async def test_who_waits_for_the_store_is_sent_heartbeats() -> None:
     assert sink.data == b": \n" + blocks("a")
 
 
-async def test_who_waits_for_the_store_can_be_ended() -> None:
-    """It is told why, with the cursor that it had, and no task is left."""
+async def test_a_subscriber_that_waits_for_the_store_can_be_closed() -> None:
+    """It gets the reason and its present cursor, and no task is left."""
     broadcaster = make()
     await publish(broadcaster, "a")
     Away(backend_of(broadcaster))

@@ -254,7 +254,7 @@ async def test_preloaded_events_are_in_the_backlog() -> None:
     assert known(begun) == (0, None)
 
 
-# What has to be asked of a store.
+# Pages from a store.
 
 
 async def turns() -> None:
@@ -262,8 +262,8 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_page_that_has_to_be_fetched_is_waited_for() -> None:
-    """It is asked for once, however often it is looked for, and who takes it is told when it has come."""
+async def test_a_replay_waits_for_a_page_from_the_store() -> None:
+    """It is requested once, however often the replay is read, and its consumer is called when it has come."""
     reading = await held(3)
     store, ready = Away(reading.backend), list[str]()
     catching_up = reading.begin(0)
@@ -279,8 +279,8 @@ async def test_a_page_that_has_to_be_fetched_is_waited_for() -> None:
     assert (catching_up.done, store.asked) == (True, 1)
 
 
-async def test_who_leaves_waits_for_nothing() -> None:
-    """What was on its way is cancelled, and nobody is told."""
+async def test_leaving_cancels_the_request_for_a_page() -> None:
+    """Its consumer is not called."""
     reading = await held(3)
     Away(reading.backend)
     catching_up, ready = reading.begin(0), list[str]()
@@ -293,8 +293,8 @@ async def test_who_leaves_waits_for_nothing() -> None:
     assert (task.cancelled(), ready) == (True, [])
 
 
-async def test_what_a_fetch_raises_is_raised_to_who_takes() -> None:
-    """There it ends the stream, as any page does that cannot be read."""
+async def test_an_error_of_the_store_is_raised_by_take() -> None:
+    """It ends the stream, as for any page that cannot be read."""
     reading = await held(3)
     store = Away(reading.backend)
     store.error = OSError("away")
@@ -306,8 +306,8 @@ async def test_what_a_fetch_raises_is_raised_to_who_takes() -> None:
         catching_up.take(ALL)
 
 
-async def test_a_start_may_have_to_be_fetched() -> None:
-    """Its subscriber is in the hub before it is known where it begins: nothing is missed meanwhile."""
+async def test_a_start_point_may_come_from_the_store() -> None:
+    """The subscriber is registered before its start is known, so it misses no event meanwhile."""
     reading = await held(3)
     gate = asyncio.Event()
 
@@ -324,8 +324,8 @@ async def test_a_start_may_have_to_be_fetched() -> None:
     assert all_of(catching_up) == [2, 3, 4]
 
 
-async def test_a_loss_of_the_backends_is_told_as_one() -> None:
-    """A gap has its reason."""
+async def test_a_loss_in_the_backend_gets_a_reset() -> None:
+    """The gap has its reason."""
     reading = await held(3)
 
     def replay(*_: object, **__: object) -> SlicedWork[ReplayPage]:

@@ -1,4 +1,4 @@
-"""A server whose history is in a file: what it tells over HTTP, also while the file is away."""
+"""A server with its history in a file: its responses, also during an outage of the store."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def store_of(server: Server) -> SqliteStore:
 
 @pytest.fixture
 async def server(serve: Serve, tmp_path: Path) -> LiveServer:
-    """Start a server with a file, and with room in memory for nothing."""
+    """Start a server with a file, and without room in memory."""
     return await serve(backend=f"sqlite://{tmp_path}/a.db", history_memory=0)
 
 
@@ -39,8 +39,8 @@ async def failing(*_: Any) -> Any:
     raise UncertainPublishError("a.db: cannot be written: disk I/O error")
 
 
-async def test_nothing_else_changes_for_publishers_and_subscribers(server: LiveServer) -> None:
-    """The same answers and frames as from memory; what is old comes from the file."""
+async def test_publishers_and_subscribers_see_no_difference(server: LiveServer) -> None:
+    """Responses and frames are those of a history in memory. Old events come from the file."""
     client = await server.connect()
     ids = []
     for number in range(3):
@@ -48,22 +48,22 @@ async def test_nothing_else_changes_for_publishers_and_subscribers(server: LiveS
         answer = json.loads(body)
         assert (status, answer["status"], answer["clients"]) == (200, "sent", 0)
         ids.append(answer["id"])
-    reader = await server.connect()
-    await reader.subscribe(path="/events/a?since=earliest")
-    assert [(each.id, each.data) for each in await reader.events(3)] == list(zip(ids, "012", strict=True))
+    subscriber = await server.connect()
+    await subscriber.subscribe(path="/events/a?since=earliest")
+    assert [(each.id, each.data) for each in await subscriber.events(3)] == list(zip(ids, "012", strict=True))
     assert json.loads((await client.ask("POST", "/send/a", body=b"3"))[1])["clients"] == 1
-    assert [each.data for each in await reader.events(1)] == ["3"]
+    assert [each.data for each in await subscriber.events(1)] == ["3"]
     channel = json.loads((await client.ask("GET", "/channels/a"))[1])
     assert (channel["events"], channel["oldest"], channel["subscribers"]) == (4, ids[0], 1)
 
 
-async def test_a_store_that_is_away_is_503_and_nothing_is_published(server: LiveServer) -> None:
-    """It says so, to try again later; it is not ready; who follows stays and is served from memory."""
+async def test_a_store_outage_is_a_503_and_publishes_nothing(server: LiveServer) -> None:
+    """The 503 has a time to retry. The server is not ready, and open streams are served from memory."""
     store, client = store_of(server), await server.connect()
-    reader = await server.connect()
-    await reader.subscribe(path="/events/a")
+    subscriber = await server.connect()
+    await subscriber.subscribe(path="/events/a")
     await client.ask("POST", "/send/a", body=b"x")
-    await reader.events(1)
+    await subscriber.events(1)
     store.outage = "a.db: the disk is full"
     status, body = await client.ask("POST", "/send/a", body=b"y")
     assert (status, json.loads(body)["detail"]) == (503, "a.db: the disk is full")
@@ -72,13 +72,13 @@ async def test_a_store_that_is_away_is_503_and_nothing_is_published(server: Live
     assert (await client.ask("GET", "/healthz"))[0] == 200
     store.outage = None
     assert (await client.ask("POST", "/send/a", body=b"z"))[0] == 200
-    assert [each.data for each in await reader.events(1)] == ["z"]
+    assert [each.data for each in await subscriber.events(1)] == ["z"]
 
 
-async def test_a_publish_that_nobody_knows_of_is_503_and_says_what_to_do(
+async def test_a_publish_with_unknown_outcome_is_a_503_with_advice(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a key it can be sent again, and is published once."""
+    """With an idempotency key it can be sent again, and is published once."""
     monkeypatch.setattr(store_of(server), "publish", failing)
     client = await server.connect()
     status, body = await client.ask("POST", "/send/a", body=b"x")
@@ -91,10 +91,10 @@ async def test_a_publish_that_nobody_knows_of_is_503_and_says_what_to_do(
     )
 
 
-async def test_a_browser_that_comes_while_the_store_cannot_be_read_comes_back(
+async def test_a_browser_that_connects_during_a_store_outage_reconnects(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It gets a stream that says why, since after any other status it would stay away for good."""
+    """It gets a stream with the reason: after any other status it would stop for good."""
 
     async def find(*_: Any) -> Any:
         raise BackendUnavailableError("a.db: cannot be read")
@@ -109,8 +109,8 @@ async def test_a_browser_that_comes_while_the_store_cannot_be_read_comes_back(
     assert (await other.refusal())[0] == 503
 
 
-async def test_a_stream_in_this_process_reads_the_file_too(tmp_path: Path) -> None:
-    """By what it asks for, and a `since` that means nothing is told when it is used."""
+async def test_a_stream_in_the_process_reads_the_file_too(tmp_path: Path) -> None:
+    """Its cursor may be in the file, and an invalid one is an error at its first use."""
     config = Config(backend=f"sqlite://{tmp_path}/a.db", history_memory=0)
     broadcaster = Broadcaster(config)
     with pytest.raises(BackendUnavailableError, match="the store is not open"):
@@ -136,8 +136,8 @@ async def test_a_stream_in_this_process_reads_the_file_too(tmp_path: Path) -> No
     await broadcaster.close(timeout=1.0)
 
 
-async def test_metrics_tell_of_the_file(server: LiveServer) -> None:
-    """How large it is, how long its commits take, and whether it is away; of memory there is none of it."""
+async def test_metrics_have_the_state_of_the_file(server: LiveServer) -> None:
+    """These are its size, the time of its commits and its outages."""
     client = await server.connect()
     await client.ask("POST", "/send/a", body=b"x")
     said = (await client.ask("GET", "/metrics"))[1].decode()
@@ -147,13 +147,12 @@ async def test_metrics_tell_of_the_file(server: LiveServer) -> None:
 
 
 async def test_memory_has_no_metrics_of_a_file(serve: Serve) -> None:
-    """Nor a file."""
     client = await (await serve()).connect()
     assert b"sse_broadcast_store_" not in (await client.ask("GET", "/metrics"))[1]
 
 
 async def test_an_application_opens_and_closes_its_file(tmp_path: Path) -> None:
-    """Also where another runner serves it: what was published is there the next time."""
+    """It may run in another server. Published events are in the history after a restart."""
     path = tmp_path / "a.db"
     ids = []
     for number in range(2):
