@@ -26,7 +26,7 @@ GROUND = (
     "metrics",
     "version",
 )
-"""What everything may stand on."""
+"""Ground modules: every module may import them."""
 
 ORDER = (
     *GROUND,
@@ -103,7 +103,7 @@ ORDER = (
     "server.runner",
     "cli",
 )
-"""From the bottom: a module imports only what stands before it, or stands with it in its folder."""
+"""From the ground up: a module imports only modules before it, or in its own folder."""
 
 CORE = (
     "wire",
@@ -116,7 +116,7 @@ CORE = (
     "stream",
     "broadcaster",
 )
-"""What knows no network library and no command line."""
+"""The core: modules that import no network library and no command line."""
 
 # What a folder may import besides itself, where that is less than all modules before it.
 ONLY = {
@@ -259,7 +259,7 @@ def code_of(path: Path) -> str:
 INTERNALS = "server.transport.aiohttp_internals"
 
 LIBRARIES = ("aiohttp", "aiohttp_sse", "yarl")
-"""Those whose private names are used in one module alone."""
+"""Libraries whose private names are used in one module only."""
 
 
 def is_private(name: str) -> bool:

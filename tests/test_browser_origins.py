@@ -25,7 +25,7 @@ READER = caller("reader", subscribe=("*",), publish=("*",))
 SETTINGS = {"token": STATIC, "caller": (READER,), "cookie": "visitor", "token_secret": OWN_SECRET}
 
 REBOUND = "rebound.example"
-"""A name that its owner has given our address."""
+"""A name whose owner has pointed it to this server's address."""
 
 LISTEN = """([url, options]) => {
   window.seen = [];

@@ -311,7 +311,7 @@ async def killed(drivers: Drivers, clients: Sequence[Client]) -> Outcomes:
 
 
 @EACH
-async def test_a_client_is_told_of_the_lost_history_of_a_killed_server(
+async def test_a_client_gets_a_reset_for_the_lost_history_of_a_killed_server(
     scenarios: Scenarios, client: Client
 ) -> None:
     """It gets one `$reset` and then new events, or it gives up with an error."""
@@ -402,7 +402,7 @@ async def restarted(drivers: Drivers, clients: Sequence[Client]) -> Outcomes:
 
 
 @EACH
-async def test_a_client_reconnects_after_a_restart_and_is_told_once_that_the_history_is_lost(
+async def test_a_client_reconnects_after_a_restart_and_gets_one_reset(
     scenarios: Scenarios, client: Client
 ) -> None:
     """The new server cannot know what the old one published, so it sends `$reset`."""

@@ -31,7 +31,7 @@ MENDED = {
     "CVE-2026-32597": ("PyJWT", "2.12.0"),
     "CVE-2026-48526": ("PyJWT", "2.13.0"),
 }
-"""Advisories that concern a server such as this, and the versions that mended them."""
+"""Advisories that concern this server, and the versions that fixed them."""
 
 
 def lowest(requirement: Requirement) -> Version | None:

@@ -43,7 +43,7 @@ class Image:
     check: tuple[str, ...]
     """The command of its health check."""
     intervals: Mapping[str, str]
-    """The options of that."""
+    """The options of the health check."""
     port: int
     user: int
 
@@ -247,7 +247,7 @@ def needed(config: Config, connections: int) -> float:
 
 
 ROOM = 0.65
-"""Of a limit of memory, what connections and history may take. The rest is for slow readers."""
+"""The part of a memory limit for connections and history. The rest is for slow subscribers."""
 
 
 def test_the_files_have_the_memory_of_the_page() -> None:

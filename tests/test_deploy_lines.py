@@ -42,7 +42,7 @@ class Line:
     instead: str
     question: ask.Question
     around: Mapping[str, str] = field(default_factory=dict)
-    """What else is other than in the file, with the line and without it."""
+    """Other replacements in the file, with the line and without it."""
     open: bool = False
     """Whether the server has nothing configured."""
 
@@ -57,7 +57,7 @@ class Line:
 
 SILENT = {"proxy_read_timeout 180s;": f"proxy_read_timeout {IDLE * 1000:.0f}ms;"}
 SILENT_HAPROXY = {"timeout server 180s": f"timeout server {IDLE * 1000:.0f}ms"}
-"""What the files say of a server that is soon taken for one that is gone."""
+"""Replacements that shorten the time-out for a silent server."""
 
 COMPRESSING = {"    access_log": "    gzip on; gzip_types *; gzip_proxied any;\n    access_log"}
 
@@ -325,7 +325,7 @@ GIVEN = {
         r"if env\[\"HTTP_ORIGIN\"\]|brought = .*|block = .*|\[200, away, \[block\]\]",
     ],
 }
-"""Lines that say where and how much, without which there is no proxy, or that have tests of their own."""
+"""Lines with addresses and sizes, lines that every proxy needs, and lines with tests of their own."""
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

@@ -36,7 +36,7 @@ BACK_ENDS = {"php": BLOCKS["token-php"], "django": BLOCKS["token-django"]}
 INSTALLS, MAKES_TOKEN, SERVES = BLOCKS["serve"].code.splitlines(keepends=True)
 
 PAID = 'paid: {"order":17}'
-"""What the page shows of the event that step 5 publishes."""
+"""The event of step 5, as the page shows it."""
 
 programs = pytest.fixture(process.programs)
 
@@ -59,7 +59,7 @@ elseif ($path === "/login") { session_start(); $_SESSION["user_id"] = $_GET["use
 elseif ($path === "/") readfile("page.html");
 else http_response_code(404);
 """
-"""A back end that knows who is logged in, around the guide's file."""
+"""A back end with logins, around the guide's file."""
 
 DJANGO = """
 import sys

@@ -28,7 +28,7 @@ SUFFIXES = {
     "histogram": ("_bucket", "_count", "_sum"),
     "gaugehistogram": ("_bucket", "_gcount", "_gsum"),
 }
-"""What the names of a metric's samples end with, by its type."""
+"""Suffixes of the samples of a metric, by its type."""
 
 NAME = re.compile(r"\b(?:sse_broadcast|process|python)_\w+")
 

@@ -23,7 +23,7 @@ CONTRIBUTING = page(".github/CONTRIBUTING.md")
 SCRIPTS = sysconfig.get_path("scripts")
 
 LONG = 100
-"""Lines of a page that needs a list of its contents."""
+"""Lines from which on a page needs a table of contents."""
 
 WITHOUT_CONTENTS = {
     "README.md",  # It is read from its beginning to its end.

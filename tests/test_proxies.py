@@ -47,7 +47,7 @@ SETTINGS: Mapping[str, Any] = {
     "anonymous_subscribe": ("*",),
     "trusted_proxies": ("127.0.0.1",),
 }
-"""What the files say that the server is told, and readers without a token."""
+"""The server's settings for the proxy files, with anonymous subscriptions."""
 
 IDLE = 1
 """Seconds of silence after which an impatient proxy cuts a stream."""
@@ -63,7 +63,7 @@ IMPATIENT = {
     "h2o": {"proxy.timeout.io: 180000": f"proxy.timeout.io: {IDLE * 1000}"},
 }
 IMPATIENT_VARNISH = Varnish(pipe_timeout=IDLE)
-"""Its timeout is said on the command line."""
+"""Its time-out is an argument of its command line."""
 
 PAGE, FOREIGN = {"Origin": "https://shop.example"}, {"Origin": "https://evil.example"}
 
@@ -182,13 +182,13 @@ REQUESTS = {
     "too large": ("POST", "/send/a", BEARER, b"x" * 5_000_000),
     "a parameter that is misspelt": ("GET", "/events?chanel=a", {}, b""),
 }
-"""Requests that end: their method, path, headers and body."""
+"""Requests other than streams: method, path, headers and body."""
 
 OF_THE_WAY = {
     *("connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade", "via"),
     *("accept-ranges", "age", "x-accel-buffering", "x-cache", "x-cache-lookup", "x-varnish"),
 }
-"""Headers that are of a connection, or for the proxy, or of it."""
+"""Headers of the connection, for the proxy or from it."""
 
 
 async def said(client: httpx.AsyncClient, what: str) -> tuple[int, dict[str, str], bytes]:
@@ -325,7 +325,7 @@ BROUGHT = {
     "<b>": b"",
     "k3f9-1,": b"",
 }
-"""Values of `Last-Event-ID`, and the last line of the block that is answered."""
+"""Values of `Last-Event-ID`, and the last line of the block in the response."""
 
 
 @EACH

@@ -45,7 +45,7 @@ with transaction.atomic():
     print(response.content.decode(), flush=True)
     assert input() == "commit"
 """
-"""The request, in a transaction that is committed once the test says so."""
+"""The request, in a transaction that the test commits."""
 
 ASKS_FASTAPI = """
 import asyncio
@@ -110,7 +110,7 @@ COMMANDS: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
     "ruby": ("ruby", "publish.rb", {}),
     "go": ("go", "publish.go", {"GOFLAGS": "-mod=mod", "GO111MODULE": "off"}),
 }
-"""By the name of the example: its program, its file, and what is in the environment beside the token."""
+"""By the name of the example: its program, its file, and its environment besides the token."""
 
 EXAMPLES = [*COMMANDS, "curl", "shell"]
 

@@ -45,17 +45,17 @@ CHANNELS = (*(f"room-{number}" for number in range(12)), "orders.eu", "orders.us
 PATTERNS = ("orders.*", "*.us", "room-1*", "*", "qui*")
 
 READERS = 400
-"""With half as many, each of the wrong orders below is seen."""
+"""Half as many are enough to find each of the wrong orders below."""
 
 PUBLISHERS = 8
 ARRIVING = 8
-"""Readers that may be on their way in while somebody publishes."""
+"""Subscribers that may be joining during a publish."""
 
 PATIENCE = 50.0
-"""Seconds after which readers that have not come to their end have failed."""
+"""Seconds after which subscribers that have not ended have failed."""
 
 ROUND = 0.25
-"""Seconds between the last words, which are said until everyone has left."""
+"""Seconds between publishes of the final events, until all subscribers have left."""
 
 LARGE: dict[str, Any] = {"history_size": 1_000_000, "history_bytes": 1 << 30, "history_total": 1 << 30}
 SMALL: dict[str, Any] = {"history_size": 25}
@@ -254,7 +254,7 @@ def require_nothing_wrong(everyone: Sequence[Reader]) -> None:
     found = wrong(everyone)
     if found:
         few = "\n".join(str(error) for error in found[:5])
-        pytest.fail(f"{len(found)} of {len(everyone)} readers saw something wrong:\n{few}", pytrace=False)
+        pytest.fail(f"{len(found)} of {len(everyone)} subscribers got something wrong:\n{few}", pytrace=False)
 
 
 def resets(everyone: Sequence[Reader]) -> list[str]:

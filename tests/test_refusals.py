@@ -16,13 +16,13 @@ from tests.support.credentials import caller, static
 from tests.support.sockets import RawClient, until
 
 REFUSALS = 40
-"""Refusals of a kind that are measured. Of a thousand the mean is lower: what is bounded grows no more."""
+"""Measured refusals of each kind. With a thousand the mean is lower, since limited stores stop growing."""
 
 BEFORE = 10
-"""Refusals that are made before, so that what is made once is there."""
+"""Refusals before the measurement, for objects that are made once."""
 
 KEPT = 1024
-"""Bytes that one may leave, on average."""
+"""Bytes that a refusal may leave, on average."""
 
 JSON = "Content-Type: application/json\r\n"
 NARROW = bearer(static("narrow"))
@@ -32,7 +32,7 @@ ADMIN = bearer(static("admin"))
 WIDE = bearer(static("wide"))
 
 Make = Callable[[str], bytes]
-"""Makes the bytes of a refusal of text that no other one has."""
+"""Makes the bytes of a request to be refused, from a unique text."""
 
 
 def get(path: str, headers: str = "", *, method: str = "GET", host: str = "localhost") -> bytes:
@@ -189,7 +189,7 @@ REFUSED: Mapping[int, Mapping[str, Make]] = {
         )
     },
 }
-"""By status and by name, what makes requests that are refused in one way."""
+"""By status and name, functions that make requests for one kind of refusal."""
 
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "an event that is too large": {"max_event": 4096},
@@ -200,7 +200,7 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "too fast, and large": SLOW,
     "channels beyond a share of all that may be followed": {"subscribed_channels": 2},
 }
-"""The server's settings, where they are not the usual."""
+"""The server's settings, apart from the usual ones."""
 
 
 def names_in_json(text: str, count: int) -> str:

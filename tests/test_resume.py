@@ -24,7 +24,7 @@ from tests.support.sockets import CURSOR_TYPES, RawClient, until
 MANY = 100_000
 BATCH = 1000
 EACH = 10
-"""Events that the slow reader takes while one more is published."""
+"""Events that the slow subscriber reads while one more is published."""
 
 UNBOUNDED = {"history_size": 1_000_000, "history_bytes": 1 << 30, "history_total": 1 << 30}
 SMALL_BUFFERS = {"send_buffer": 4096}

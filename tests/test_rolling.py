@@ -26,7 +26,7 @@ RATE = 20
 ID = re.compile(r"([0-9a-f]{8})-(\d+)")
 
 DRAIN_DELAY = 0.6
-"""Seconds in which each publisher asks three times, and so is sent to the other server by an answer."""
+"""Seconds in which each publisher sends three requests: a response then moves it to the other server."""
 
 
 def place(id: str) -> tuple[str, int]:

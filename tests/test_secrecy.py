@@ -234,7 +234,7 @@ from sse_broadcast.logs import rate_limit
 rate_limit.MAX_LINES_A_SECOND = sys.maxsize
 sys.exit(main())
 """
-"""The command, which leaves no line of the log out, however many are alike."""
+"""The command without the rate limit of log lines."""
 
 
 @pytest.mark.parametrize(("format", "debug"), [("text", " DEBUG "), ("json", '"level":"debug"')])

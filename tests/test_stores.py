@@ -20,7 +20,7 @@ CONTAINERS = {"dict", "set", "OrderedDict", "defaultdict", "Counter", "ChainMap"
 CONTAINERS |= {"WeakValueDictionary", "WeakKeyDictionary", "WeakSet", "MultiDict", "CIMultiDict"}
 
 CHANGES = {"add", "update", "setdefault", "pop", "popitem", "clear", "discard", "remove"}
-"""Methods of a container that only one which changes is asked for."""
+"""Methods that are called only on a container that changes."""
 
 
 def name_of(node: ast.AST) -> str:
@@ -172,7 +172,7 @@ FILLED_BY_NOBODY: Mapping[str, str] = {
     "server.reload.Reloader._tasks": "one reload at a time, and one that waits",
     "server.streams.head._dated": "the current second",
 }
-"""What no bytes of a caller can fill, and why not."""
+"""Stores that no client can fill, with the reason."""
 
 
 def rows() -> list[list[str]]:

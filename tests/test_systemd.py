@@ -19,7 +19,7 @@ SERVICE = FOLDER / "sse-broadcast.service"
 SOCKET = FOLDER / "sse-broadcast.socket"
 
 EXPOSURE = 20
-"""Tenths of what `systemd-analyze security` calls exposed, at most: up to 20 it calls it OK."""
+"""The maximum exposure of `systemd-analyze security`, in tenths. Up to 20 it is called OK."""
 
 
 def settings(unit: Path) -> dict[str, list[str]]:

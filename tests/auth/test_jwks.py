@@ -161,7 +161,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too much": ({"body": jwks(*[OLD] * 99) + b" " * 65_536}, "has more than 65536 bytes"),
     "compressed": ({"headers": {"Content-Encoding": "gzip"}, "body": ZIPPED}, NO_JSON),
 }
-"""What an issuer answers, and what is said of it."""
+"""Responses of an issuer, and the error for each."""
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -20,7 +20,7 @@ programs = pytest.fixture(process.programs)
 BACKEND = "backend: good, memory, no server to reach\n"
 
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-"""As many as a server may have."""
+"""The limit of file descriptors."""
 
 LISTENERS = "listeners: not tried, a server may be running there: "
 

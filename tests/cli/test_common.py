@@ -38,7 +38,7 @@ Start = Callable[..., Awaitable[Terminal]]
 COMMANDS = sorted(main.commands)
 
 USES = [("publish", "x"), ("subscribe",), ("status",), ("disconnect", "1"), ("reload",), ("health",)]
-"""Of each command that talks to a server."""
+"""Arguments of each command that sends a request."""
 
 TOKEN = "a-token-of-somebody"
 
@@ -364,7 +364,7 @@ async def test_bad_usage_is_2(programs: Programs, command: str) -> None:
 # Tokens.
 
 ASKING = [("publish", "x"), ("subscribe",), ("status",), ("disconnect", "1"), ("reload",)]
-"""Of each command that says who asks."""
+"""Arguments of each command that sends a token."""
 
 
 @pytest.fixture

@@ -40,19 +40,19 @@ terminal = pytest.fixture(terminals)
 STOPS = [signal.SIGTERM, signal.SIGINT]
 
 TEXT = ("--log-format", "text")
-"""As on a terminal."""
+"""The format of a terminal."""
 
 QUIET = ("--log-level", "warning", *TEXT)
-"""So that standard error is empty unless something is wrong."""
+"""Standard error is then empty unless there is a problem."""
 
 LINE = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
-"""What a logged line begins with."""
+"""The time at the beginning of a log line."""
 
 CUT = rb"WARNING sse_broadcast\.process: stopped by a second signal: open streams were aborted\n"
-"""What a server says last that was told twice to stop."""
+"""The last log line after a second signal."""
 
 OPENING = rb': \nretry: \d+\nevent: \$open\ndata: \{"heartbeat": 4\}\nid: [0-9a-f]{8}-\d+\n\n'
-"""The first bytes of a stream: when to come back, and where it begins."""
+"""The first bytes of a stream: the reconnection time and the cursor."""
 
 DRAIN = '{"reason": "drain"}'
 
@@ -106,7 +106,7 @@ def refused(reason: str) -> bytes:
 
 
 FREEZING = ("--send-buffer", "16384", "--write-timeout", "600")
-"""So that little is needed to fill a reader, and nothing but the shutdown ends its stream."""
+"""A socket is then soon full, and only the shutdown ends its stream."""
 
 
 # Output.
@@ -472,7 +472,7 @@ from sse_broadcast.cli import main
 broadcaster.DRAIN_BATCH, broadcaster.DRAIN_INTERVAL = 1, 600.0
 sys.exit(main())
 """
-"""The command, which lets readers go one by one, and takes its time."""
+"""The command, with a slow drain that closes one stream at a time."""
 
 
 async def test_a_second_signal_ends_the_waves(programs: Programs, open_raw: Open) -> None:

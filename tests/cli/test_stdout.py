@@ -28,7 +28,7 @@ TOLD = b"sse-broadcast: standard output: cannot be written: %b\n"
 FULL, CLOSED = b"no space left on device", b"bad file descriptor"
 
 ALONE = [("--help",), ("--version",), ("serve", "--help"), ("serve", "--check"), ("serve", "--show-config")]
-"""What is asked of no server."""
+"""Arguments of commands that send no request."""
 
 ASKED = [
     ("status",),

@@ -20,7 +20,7 @@ programs = pytest.fixture(process.programs)
 LOOPS = ["asyncio", "uvloop"]
 
 CHANNELS = ",".join(f"{number:03}".ljust(128, "x") for number in range(60))
-"""So many that a line of the log that names them, as it does twice, has sixteen kilobytes."""
+"""With these a log line, which has them twice, is sixteen kilobytes long."""
 
 
 async def serve(programs: Programs, redirection: str, *arguments: str) -> Serving:
@@ -146,9 +146,9 @@ class PipeReader:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Iterator[PipeReader]:
-    subscriber = PipeReader(tmp_path / "pipe")
-    yield subscriber
-    subscriber.leave()
+    reader = PipeReader(tmp_path / "pipe")
+    yield reader
+    reader.leave()
 
 
 async def overfill(serving: Serving) -> int:

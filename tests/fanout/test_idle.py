@@ -39,7 +39,7 @@ from tests.support.memory_sinks import make_broadcaster as make
 from tests.support.sockets import until
 
 NEAR = FAR_BEHIND - 1
-"""Positions that a cursor may be behind before a heartbeat brings it up."""
+"""Positions that a cursor may be behind before a heartbeat advances it."""
 
 
 async def test_a_lost_connection_is_removed_at_its_next_heartbeat() -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger("tests.logs")
 
 
 KNOWN = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
-"""What says how much a record knows of where it was made."""
+"""The variables of `logging` that decide which fields a record has."""
 
 
 @pytest.fixture(autouse=True)

@@ -234,7 +234,7 @@ def test_a_loss_is_reported_without_another_line(
 
 
 LIMIT = 1 << 30
-"""Bytes of a file that may not grow any more: so many that no other file of this process has them."""
+"""Size limit of a file, in bytes. No other file of this process reaches it."""
 
 
 @pytest.fixture

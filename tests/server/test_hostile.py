@@ -66,7 +66,7 @@ class HealthyClients:
 
     def __init__(self, server: LiveServer, subscribers: list[RawClient], publisher: RawClient) -> None:
         self._server = server
-        self._readers = subscribers
+        self._subscribers = subscribers
         self._publisher = publisher
         self._published = 0
 
@@ -84,7 +84,7 @@ class HealthyClients:
 
     async def while_(self, doing: asyncio.Task[Tally]) -> None:
         """Publish until a coroutine is done, and check that all subscribers get everything in order."""
-        reading = [asyncio.create_task(self._read(subscriber)) for subscriber in self._readers]
+        reading = [asyncio.create_task(self._read(subscriber)) for subscriber in self._subscribers]
         while not doing.done():
             await self._publish(str(self._published))
             await asyncio.sleep(0.002)

@@ -324,7 +324,7 @@ ELSEWHERE = {
     "log_level": "test_sighup_reloads_the_file",
     "console": "test_the_console_is_switched_off_at_once",
 }
-"""Settings that a row cannot show, and the test that does."""
+"""Settings that no row can cover, and the tests that do."""
 
 
 def test_every_setting_changes_at_once_or_needs_a_restart() -> None:

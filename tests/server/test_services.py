@@ -38,7 +38,7 @@ WAYS: list[tuple[str, str, str, bytes]] = [
     ("POST", "/tokens", JSON, b'{"grants":{"publish":["a"]}}'),
     ("POST", "/revoke", JSON, b'{"subject":"someone"}'),
 ]
-"""Requests that come with a body: what is done with it is done when it has come."""
+"""Requests with a body, which act once it has arrived."""
 
 
 async def begin(

@@ -12,7 +12,7 @@ from tests.support.sockets import until
 pytestmark = pytest.mark.both_loops
 
 NET = f"10.213.{os.getpid() % 250}"
-"""A net of this run's own: one that was killed may have left its cable plugged in."""
+"""A network of this run only: a killed run may have left its interfaces."""
 
 HERE, THERE = f"{NET}.1", f"{NET}.2"
 

@@ -86,7 +86,7 @@ ALIKE = (
     (Action("POST", "/events", JSON, b'{"channel": "a"}'), SUBSCRIBE, 200),
     (Action("HEAD", "/events/a"), SUBSCRIBE, 200),
 )
-"""What gets the same as another, and what it gets if that gets 200: there is no such reader."""
+"""Actions with the status of another one, and their status if that is 200: there is no such subscriber."""
 
 
 async def require_alike(server: LiveServer | Path, headers: str, gets: tuple[int, ...]) -> None:
@@ -267,9 +267,7 @@ async def test_a_refusal_has_a_challenge_and_an_explanation(serve: Serve) -> Non
         (TOKENS, f"admin '*': needs a token ({IN_HEADER})"),
     ],
 )
-async def test_a_request_without_a_token_is_told_where_to_put_it(
-    serve: Serve, action: Action, detail: str
-) -> None:
+async def test_a_refusal_without_a_token_names_its_places(serve: Serve, action: Action, detail: str) -> None:
     """For a subscription the URL is one of the places: an EventSource can send no header."""
     server = await serve(caller=(caller("reader", subscribe=("a",)),))
     answer = await action.at(server)

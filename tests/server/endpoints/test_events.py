@@ -1057,7 +1057,7 @@ OTHER_CHARSET = "Content-Type: charset 'utf-16' is not supported; use utf-8, iso
 async def test_an_invalid_subscription_body_is_refused(
     serve: Serve, path: str, headers: str, body: bytes, status: int, detail: str
 ) -> None:
-    """The error names the fault, and nobody is counted as a subscriber."""
+    """The error names the fault, and no subscriber is counted."""
     server, client = await serve.connected(max_channels=3)
     assert await client.refused("POST", path, body=body, headers=headers) == (status, detail)
     assert server.broadcaster.counts.opened == 0

@@ -122,7 +122,7 @@ PROVOKED: Mapping[int, tuple[Mapping[str, Any], str, str]] = {
     421: ({}, "", "Host: example.com\r\n"),
     431: ({}, "", f"X: {'x' * 33_000}\r\n"),
 }
-"""Settings, a query and headers by which anything can be had that has no more to do with what is asked."""
+"""Settings, query and headers for statuses that any request can get."""
 
 
 @pytest.mark.parametrize("status", PROVOKED)

@@ -96,7 +96,7 @@ PAIRS: list[tuple[str, Any]] = [
     ("chanel", "a"),
     ("access_token", "a"),
 ]
-"""Members, good and bad."""
+"""Members with valid and invalid values."""
 
 
 DESCRIBED = [pair for pair in PAIRS if VALIDATOR.is_valid(dict([pair]))]

@@ -32,7 +32,7 @@ SETTINGS = {"token": STATIC, "token_secret": OWN_SECRET, "caller": (READER,)}
 
 MESSAGE = "x" * 4000
 SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0, "overflow": Overflow.DROP_OLDEST}
-"""Of a server whose subscribers are soon full, and stay."""
+"""Settings with which sockets are soon full and streams stay open."""
 
 
 class Clock:

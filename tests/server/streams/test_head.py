@@ -15,7 +15,7 @@ from tests.support.sockets import RawClient
 ORIGIN = "https://example.org"
 
 OWN = re.compile(rb"(Date): [^\r]+")
-"""What no two heads have the same."""
+"""The part that differs between two heads."""
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from tests.support.sockets import RawClient, until
 
 MESSAGE = "x" * 4000
 SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0}
-"""Of a server whose subscribers are soon full, and stay."""
+"""Settings with which sockets are soon full and streams stay open."""
 
 
 def registry_of(server: LiveServer) -> StreamRegistry:
