@@ -292,8 +292,8 @@ async def test_show_config_has_no_secrets(programs: Programs, tmp_path: Path) ->
     assert ended.code == 0
     said = (ended.out + ended.err).decode()
     assert LEAK.search(said) is None
-    assert 'token_secret = "(not send_everywhere)"' in said
-    assert said.count("(not send_everywhere)") == 2
+    assert 'token_secret = "(not shown)"' in said
+    assert said.count("(not shown)") == 2
 
 
 @pytest.mark.parametrize(
