@@ -28,12 +28,12 @@ def now() -> float:
     return NOW
 
 
-def issue(config: Config | None = None) -> TokenIssuer:
+def new_issuer(config: Config | None = None) -> TokenIssuer:
     return TokenIssuer(Config() if config is None else config, now)
 
 
 def make(by: Principal = ROOT, grants: Grants = READ, **wanted: Any) -> IssuedToken:
-    return issue().make(grants, **{"subject": "visitor-1", "lifetime": 60.0, **wanted}, by=by)
+    return new_issuer().make(grants, **{"subject": "visitor-1", "lifetime": 60.0, **wanted}, by=by)
 
 
 def claims(made: IssuedToken) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def principal(made: IssuedToken, keys: tuple[Key, ...]) -> Principal:
 
 
 def test_an_issued_token_is_accepted() -> None:
-    maker = issue()
+    maker = new_issuer()
     made = maker.make({**READ, Action.INSPECT: ("*", "a.*")}, subject="visitor-1", lifetime=3600.0, by=ROOT)
     assert principal(made, maker.keys) == Principal(
         {Action.SUBSCRIBE: ("orders.17",), Action.INSPECT: ("*", "a.*")},
@@ -67,7 +67,7 @@ def test_the_header_of_a_token_names_its_key() -> None:
 
 def test_every_token_has_a_unique_id() -> None:
     """It can be revoked by its id."""
-    maker = issue()
+    maker = new_issuer()
     ids = {maker.make(READ, subject="a", lifetime=1.0, by=ROOT).id for _ in range(100)}
     assert len(ids) == 100
 
@@ -79,7 +79,7 @@ def test_a_token_is_not_in_the_representation() -> None:
 
 def test_a_generated_secret_ends_with_the_process() -> None:
     """No other server accepts its tokens, and it is generated with the first of them."""
-    one, other = issue(), issue()
+    one, other = new_issuer(), new_issuer()
     assert one.keys == ()
     made, others = (maker.make(READ, subject="a", lifetime=3600.0, by=ROOT) for maker in (one, other))
     assert principal(made, one.keys).id == made.id
@@ -89,11 +89,14 @@ def test_a_generated_secret_ends_with_the_process() -> None:
 
 def test_servers_with_one_secret_accept_each_others_tokens(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
-    maker, knower = issue(Config(token_secret=SECRET)), issue(Config(token_secret_file=f"{tmp_path}/secret"))
+    maker, knower = (
+        new_issuer(Config(token_secret=SECRET)),
+        new_issuer(Config(token_secret_file=f"{tmp_path}/secret")),
+    )
     made = maker.make(READ, subject="a", lifetime=3600.0, by=ROOT)
     assert principal(made, knower.keys).id == made.id
     with pytest.raises(CredentialError, match="its signature is wrong"):
-        principal(made, issue(Config(token_secret=OTHER_SECRET)).keys)
+        principal(made, new_issuer(Config(token_secret=OTHER_SECRET)).keys)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,8 @@ def test_a_token_lasts_no_longer_than_its_issuers_token_or_the_setting(
 
 def test_the_maximum_lifetime_is_a_setting() -> None:
     assert (
-        issue(Config(token_lifetime=5.0)).make(READ, subject="a", lifetime=60.0, by=ROOT).expires == NOW + 5
+        new_issuer(Config(token_lifetime=5.0)).make(READ, subject="a", lifetime=60.0, by=ROOT).expires
+        == NOW + 5
     )
 
 
@@ -212,18 +216,18 @@ def test_an_unusable_secret_is_refused(
     Path("short").write_text("short\n")
     Path("empty").touch()
     with pytest.raises(ConfigError, match=exactly(problem)):
-        issue(Config(**settings))  # type: ignore[arg-type]
+        new_issuer(Config(**settings))  # type: ignore[arg-type]
 
 
 def test_without_the_extra_no_token_is_issued(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error comes with the first token, or at the start if there is a secret."""
     monkeypatch.setitem(sys.modules, "jwt", None)
-    calls: list[Callable[[], object]] = [make, lambda: issue(Config(token_secret=SECRET))]
+    calls: list[Callable[[], object]] = [make, lambda: new_issuer(Config(token_secret=SECRET))]
     for call in calls:
         with pytest.raises(ExtraError) as raised:
             call()
         assert str(raised.value) == "signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'"
-    assert issue().keys == ()
+    assert new_issuer().keys == ()
 
 
 # Replacement at a reload.
@@ -231,7 +235,7 @@ def test_without_the_extra_no_token_is_issued(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_generated_secret_is_generated_once() -> None:
     """Its tokens are accepted after a reload, also if another secret was configured in between."""
-    first = issue()
+    first = new_issuer()
     second = TokenIssuer(Config(), now, before=first)
     made = first.make(READ, subject="visitor-1", lifetime=3600.0, by=ROOT)
     third = TokenIssuer(Config(token_secret=SECRET), now, before=second)
