@@ -246,21 +246,21 @@ def test_chunks_are_the_format_in_the_framing_of_http_1_1() -> None:
 
 
 def test_an_envelope_names_several_channels() -> None:
-    """The first as `channel`, as if it were the only one, and all of them as `channels`."""
+    """`channel` has the first one, as with one channel, and `channels` has all of them."""
     assert envelope(Event("x"), id="i", channel="b,a", time=1.0) == (
         b'{"channel":"b","id":"i","event":"message","data":"x","time":1.0,"channels":["b","a"]}'
     )
 
 
 def test_a_time_has_milliseconds() -> None:
-    """Seconds since 1970, with three places."""
+    """The unit is seconds since 1970, with three decimal places."""
     for time, shown in [(0.0, 0.0), (1.0004, 1.0), (1.0006, 1.001), (1_700_000_000.9999, 1_700_000_001.0)]:
         assert json.loads(envelope(Event(""), id="i", channel="c", time=time))["time"] == shown
 
 
 @given(st.builds(Event, data=TEXTS, type=LINES), LINES.filter(lambda name: "," not in name))
 def test_an_envelope_has_exactly_the_published_event(event: Event, channel: str) -> None:
-    """Whatever the text, a line of NDJSON is one line, and reads back as what went in."""
+    """Any text is one line of NDJSON, and decodes to itself."""
     line = block(NDJSON, event, channel)
     assert line.count(b"\n") == 1
     assert b"\r" not in line

@@ -360,7 +360,7 @@ async def test_an_outbox_that_left_gets_no_close(broadcaster: Broadcaster) -> No
 
 
 async def test_events_name_their_channel_to_subscribers_of_several(broadcaster: Broadcaster) -> None:
-    """Live, from a queue of their own, and from the history: those that they asked for."""
+    """The requested ones count: live, from its own queue and from the history."""
     line = b'{"channel":"b","id":"0123abcd-%d","event":"message","data":"%d","time":1700000000.0%s}\n'
     _outbox, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
     await deliver(broadcaster, "1", channels=["a", "b", "c"])

@@ -79,7 +79,7 @@ def test_an_outbox_that_joins_within_the_log_is_a_late_joiner(group: RecordedGro
 
 
 def test_a_batch_names_the_channel_if_its_format_does() -> None:
-    """Those of the publisher's channels that the group asked for; none for the server's own events."""
+    """Those of the publisher's channels that the group asked for count. System events have none."""
     group = RecordedGroup(Selector.parse("b", "c", "orders.*"), NDJSON)
     group.add()
     group.append(publication("x", "a", "c", "b", position=1))
