@@ -73,9 +73,10 @@ def instrumented_backend_of(broadcaster: Broadcaster) -> InstrumentedBackend[Bac
 
 
 def set_clock(of: Broadcaster | MemoryBackend, clock: Callable[[], float]) -> None:
-    """Replace the clock of a backend."""
+    """Replace the clock of a backend, also by one that is behind it."""
     backend = backend_of(of) if isinstance(of, Broadcaster) else of
     backend._clock = clock
+    backend._now = 0.0
 
 
 def web_server_of(server: Server) -> web.Server:
