@@ -12,7 +12,7 @@ MOST_NINES = 1e6
 """Right end of the axis of percentiles: 99.9999 %."""
 
 
-def require() -> None:
+def require_matplotlib() -> None:
     """Raise `ExtraError` where the library is not installed: before a run, and not after it."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ExtraError(NEEDED)

@@ -62,7 +62,7 @@ class Measured:
     server_memory: int | None = None
 
 
-async def run(
+async def run_bench(
     plan: Plan,
     target: Target,
     *,

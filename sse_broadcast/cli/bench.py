@@ -17,7 +17,7 @@ from sse_broadcast.bench import histogram, plot
 from sse_broadcast.bench.local_server import OwnServer
 from sse_broadcast.bench.plan import Plan
 from sse_broadcast.bench.report import as_lines, as_object
-from sse_broadcast.bench.run import Measured, Progress, run
+from sse_broadcast.bench.run import Measured, Progress, run_bench
 from sse_broadcast.bench.target import MESSAGE, Target
 from sse_broadcast.bench.verdict import judge
 from sse_broadcast.cli.common import Exit, fail, run_client, token_option
@@ -230,14 +230,14 @@ class Request:
 async def _bench(plan: Plan, request: Request, *, drawn: bool) -> Measured:
     histogram.new_hdr()
     if drawn:
-        plot.require()
+        plot.require_matplotlib()
     with _progress() as progress:
         if request.url is not None:
             tls = request.ca() if request.ca is not None else None
             target = request.target(request.url.rstrip("/"))
-            return await run(plan, target, tls=tls, progress=progress)
+            return await run_bench(plan, target, tls=tls, progress=progress)
         async with OwnServer() as server:
-            return await run(plan, request.target(server.url), server=server.process, progress=progress)
+            return await run_bench(plan, request.target(server.url), server=server.process, progress=progress)
 
 
 def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

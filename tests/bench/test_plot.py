@@ -42,4 +42,4 @@ def test_a_kind_that_nobody_draws_is_an_error(measured: Measured, tmp_path: Path
 def test_without_the_library_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ExtraError, match=r"pip install 'sse-broadcast\[plot\]'"):
-        plot.require()
+        plot.require_matplotlib()

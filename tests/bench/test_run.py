@@ -6,7 +6,7 @@ import pytest
 
 from sse_broadcast.bench.payload import Markers
 from sse_broadcast.bench.plan import Plan
-from sse_broadcast.bench.run import Measured, run
+from sse_broadcast.bench.run import Measured, run_bench
 from sse_broadcast.bench.target import Target
 from sse_broadcast.errors import ClientError
 from sse_broadcast.server.runner import Server
@@ -24,7 +24,7 @@ BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
 
 
 async def measure(url: str, plan: Plan = PLAN) -> Measured:
-    return await run(plan, Target(url, Markers().run))
+    return await run_bench(plan, Target(url, Markers().run))
 
 
 def counts(measured: Measured) -> dict[str, int]:
@@ -128,7 +128,7 @@ async def test_channels_and_publishers_are_spread(faulty: Start) -> None:
 async def test_progress_is_told(faulty: Start) -> None:
     told: list[tuple[str, int, int]] = []
     target = Target((await faulty()).url, Markers().run)
-    await run(PLAN, target, progress=lambda *said: told.append(said))
+    await run_bench(PLAN, target, progress=lambda *said: told.append(said))
     assert ("connecting", 3, 3) in told
     assert told[-1][0] == "publishing"
 

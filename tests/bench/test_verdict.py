@@ -9,7 +9,7 @@ from sse_broadcast.bench.histogram import LatencyHistogram
 from sse_broadcast.bench.payload import Markers
 from sse_broadcast.bench.plan import Plan
 from sse_broadcast.bench.publishers import Sent
-from sse_broadcast.bench.run import Measured, run
+from sse_broadcast.bench.run import Measured, run_bench
 from sse_broadcast.bench.subscribers import Tally
 from sse_broadcast.bench.target import Target
 from sse_broadcast.bench.verdict import judge
@@ -79,7 +79,7 @@ def test_each_fault_is_named() -> None:
 async def test_an_impossible_rate_was_the_load_generator_s_limit(faulty: Start) -> None:
     """No server answers a million publishes a second of one publisher."""
     server = await faulty()
-    found = await run(
+    found = await run_bench(
         Plan(subscribers=1, rate=1e6, duration=0.3, drain=2.0), Target(server.url, Markers().run)
     )
     verdict = judge(found)
