@@ -20,7 +20,7 @@ def require_matplotlib() -> None:
 
 def plot(measured: Measured, file: Path) -> None:
     """Draw a run into a file; its ending says the kind of picture. Raises `ConfigError`, `ExtraError`."""
-    require()
+    require_matplotlib()
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
     figure = Figure(figsize=(9, 8), layout="constrained")
