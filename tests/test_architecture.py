@@ -374,6 +374,34 @@ def test_a_private_name_of_aiohttp_is_found() -> None:
     ]
 
 
+def public_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a module defines, without those of type variables, loggers and click commands."""
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(decorator_list=decorators) if any(
+                ast.unparse(each).endswith((".command()", ".group()")) for each in decorators
+            ):
+                continue
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names = [name]
+            case ast.Assign(targets=targets):
+                names = [each.id for each in targets if isinstance(each, ast.Name)]
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names = [name]
+            case _:
+                names = []
+        yield from (name for name in names if len(name) > 1 and name[0] != "_" and name != "logger")
+
+
+def test_a_public_name_is_defined_in_one_module() -> None:
+    """A reader who meets a name knows which one it is."""
+    defined: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in set(public_names(ast.parse(path.read_text()))):
+            defined.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: paths for name, paths in defined.items() if len(paths) > 1} == {}
+
+
 def test_every_module_has_its_tests() -> None:
     missing = []
     for name in MODULES:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from sse_broadcast.doctor.cures import cure_for
-from sse_broadcast.doctor.examination import Request, examine
+from sse_broadcast.doctor.examination import ExaminationRequest, examine
 from sse_broadcast.doctor.findings import Fault
 from sse_broadcast.doctor.proxy_marks import Proxy
 from sse_broadcast.server.runner import Server
@@ -60,7 +60,7 @@ async def test_completion_is_installed(server: Server, programs: Programs, tmp_p
 
 async def test_every_probe_is_in_the_table(server: Server) -> None:
     """And those that only some addresses have."""
-    report = await examine(Request(server.url, silence=0.1))
+    report = await examine(ExaminationRequest(server.url, silence=0.1))
     found = {finding.probe for finding in report.findings} - {"proxies"}
     table = set(
         re.findall(r"^\| ([\w -]+) \| ", PAGE.section("Find what is wrong: doctor"), re.MULTILINE)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from sse_broadcast.backends.memory.channel_index import NAMES_PER_PAGE
 from sse_broadcast.backends.memory.largest import Largest, ReportShare
 from sse_broadcast.backends.memory.lazy_heap import Entry, LazyHeap
 from sse_broadcast.backends.memory.publisher_share import PublisherChannels, PublisherShare
@@ -17,9 +18,6 @@ from sse_broadcast.backends.memory.watermarks import Watermarks
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.metrics import Share
-
-NAMES_PER_PAGE = 1024
-"""Channel names that are yielded together."""
 
 
 class ChannelChange(msgspec.Struct, frozen=True):

@@ -8,10 +8,10 @@ import struct
 import time
 from typing import Protocol, cast
 
-from sse_broadcast.bench.http_connection import Address
+from sse_broadcast.bench.http_connection import PeerAddress
 from sse_broadcast.bench.subscribers import Subscription
 
-READ = 1 << 18
+READ_SIZE = 1 << 18
 """Bytes of one read."""
 
 MAX_BATCH = 1000
@@ -34,7 +34,7 @@ class Connections(Protocol):
         """Read no more."""
 
 
-def connections_to(address: Address) -> Connections:
+def connections_to(address: PeerAddress) -> Connections:
     """Return what reads connections to an address: plain sockets where possible."""
     if address.tls is None and hasattr(select, "epoll"):
         return SocketConnections(address)
@@ -49,7 +49,7 @@ class SocketConnections:
     as much again per read, and could not ask for the stamp.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: PeerAddress) -> None:
         self._address = address
         self._epoll = select.epoll()
         self._reading: dict[int, tuple[socket.socket, Subscription]] = {}
@@ -73,7 +73,7 @@ class SocketConnections:
         for descriptor, _ in ready:
             sock, subscription = self._reading[descriptor]
             try:
-                data, ancillary, _, _ = sock.recvmsg(READ, _ANCILLARY)
+                data, ancillary, _, _ = sock.recvmsg(READ_SIZE, _ANCILLARY)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -110,7 +110,7 @@ class SocketConnections:
 class ProtocolConnections:
     """Transports of the event loop, for TLS and where there is no epoll. An event arrives when it is read."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: PeerAddress) -> None:
         self._address = address
 
     async def open(self, subscription: Subscription, request: bytes) -> None:

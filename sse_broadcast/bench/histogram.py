@@ -14,7 +14,7 @@ LONGEST = 3_600_000_000
 
 DIGITS = 3
 
-NEEDED = "bench needs an extra that is not installed: pip install 'sse-broadcast[bench]'"
+BENCH_EXTRA_NEEDED = "bench needs an extra that is not installed: pip install 'sse-broadcast[bench]'"
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99, 100.0)
 """Those that reports show."""
@@ -25,7 +25,7 @@ def new_hdr() -> "HdrHistogram":
     try:
         from hdrh.histogram import HdrHistogram  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ExtraError(NEEDED) from None
+        raise ExtraError(BENCH_EXTRA_NEEDED) from None
     return HdrHistogram(1, LONGEST, DIGITS)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from sse_broadcast.bench.histogram import NEEDED
+from sse_broadcast.bench.histogram import BENCH_EXTRA_NEEDED
 from sse_broadcast.errors import ClientError, ExtraError
 from sse_broadcast.unix_address import unix_path
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 AnyProtocol = TypeVar("AnyProtocol", bound=asyncio.Protocol)
 
-CONNECT_TIMEOUT = 10.0
+LOAD_CONNECT_TIMEOUT = 10.0
 """Seconds that a connection may take."""
 
 SMALL_RECEIVE_BUFFER = 4096
@@ -52,7 +52,7 @@ def new_parser(callbacks: Callbacks) -> "HttpResponseParser":
     try:
         from httptools import HttpResponseParser  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ExtraError(NEEDED) from None
+        raise ExtraError(BENCH_EXTRA_NEEDED) from None
     return HttpResponseParser(callbacks)
 
 
@@ -64,7 +64,7 @@ def parse_failure() -> type[Exception]:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class PeerAddress:
     """Where a URL points: the socket's family and address, and TLS if it has it."""
 
     family: socket.AddressFamily
@@ -95,7 +95,7 @@ class Address:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_RECEIVE_BUFFER)
             if self.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(LOAD_CONNECT_TIMEOUT):
                 await asyncio.get_running_loop().sock_connect(sock, self.where)
         except BaseException:
             sock.close()
@@ -107,7 +107,7 @@ class Address:
         sock = await self.open_socket(frozen=frozen)
         name = self.server_name if self.tls is not None else None
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(LOAD_CONNECT_TIMEOUT):
                 _, protocol = await asyncio.get_running_loop().create_connection(
                     make, sock=sock, ssl=self.tls, server_hostname=name
                 )
@@ -117,11 +117,11 @@ class Address:
         return protocol
 
 
-async def resolve(url: str, tls: ssl.SSLContext | None = None) -> Address:
+async def resolve(url: str, tls: ssl.SSLContext | None = None) -> PeerAddress:
     """Return where a URL points. Raises `ClientError` for a host that nobody knows."""
     path = unix_path(url)
     if path is not None:
-        return Address(socket.AF_UNIX, path, "localhost", "localhost", None)
+        return PeerAddress(socket.AF_UNIX, path, "localhost", "localhost", None)
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
@@ -133,7 +133,7 @@ async def resolve(url: str, tls: ssl.SSLContext | None = None) -> Address:
     family, where = await _first_that_answers(found)
     context = (tls or ssl.create_default_context()) if secure else None
     host = parts.netloc.rpartition("@")[2]
-    return Address(family, (str(where[0]), int(where[1])), host, name, context)
+    return PeerAddress(family, (str(where[0]), int(where[1])), host, name, context)
 
 
 Found = Iterable[tuple[int, int, int, str, tuple[Any, ...]]]
@@ -146,14 +146,14 @@ async def _first_that_answers(found: Found) -> tuple[socket.AddressFamily, tuple
     for family, where in choices if len(choices) > 1 else ():
         with socket.socket(family) as sock, contextlib.suppress(OSError, TimeoutError):
             sock.setblocking(False)
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(LOAD_CONNECT_TIMEOUT):
                 await asyncio.get_running_loop().sock_connect(sock, where)
             return family, where
     return choices[0]
 
 
 def encode_request(
-    method: str, target: str, address: Address, headers: Mapping[str, str], body: bytes | None = None
+    method: str, target: str, address: PeerAddress, headers: Mapping[str, str], body: bytes | None = None
 ) -> bytes:
     """Return the bytes of a request. Raises `ClientError` for a header with a control character."""
     said = {"Host": address.host, "User-Agent": "sse-broadcast bench", **headers}

@@ -6,7 +6,7 @@ from pathlib import Path
 from sse_broadcast.bench.run import Measured
 from sse_broadcast.errors import ConfigError, ExtraError
 
-NEEDED = "--plot needs an extra that is not installed: pip install 'sse-broadcast[plot]'"
+PLOT_EXTRA_NEEDED = "--plot needs an extra that is not installed: pip install 'sse-broadcast[plot]'"
 
 MOST_NINES = 1e6
 """Right end of the axis of percentiles: 99.9999 %."""
@@ -15,7 +15,7 @@ MOST_NINES = 1e6
 def require_matplotlib() -> None:
     """Raise `ExtraError` where the library is not installed: before a run, and not after it."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ExtraError(NEEDED)
+        raise ExtraError(PLOT_EXTRA_NEEDED)
 
 
 def plot(measured: Measured, file: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from sse_broadcast.bench.histogram import LatencyHistogram
-from sse_broadcast.bench.http_connection import Address, new_parser, parse_failure
+from sse_broadcast.bench.http_connection import PeerAddress, new_parser, parse_failure
 from sse_broadcast.bench.payload import Marker, Markers
 from sse_broadcast.bench.plan import Plan, Shot
 from sse_broadcast.bench.target import Target
@@ -23,7 +23,7 @@ MAX_SPUN_RATE = 200.0
 
 
 @dataclass(slots=True)
-class Sent:
+class PublishTally:
     """What the publishers of a run have sent. `last` and `failed` are by publisher and channel."""
 
     answer: LatencyHistogram = field(default_factory=LatencyHistogram)
@@ -105,7 +105,7 @@ class PublishConnection(asyncio.Protocol):
             self._transport.abort()
 
 
-class Publisher:
+class LoadPublisher:
     """One publisher. It sends its events in order, and none before the one before it was answered.
 
     So the server alone can put its events out of order. What waits for an answer is late, and its latency
@@ -113,7 +113,13 @@ class Publisher:
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a publisher is made of
-        self, number: int, plan: Plan, target: Target, address: Address, markers: Markers, sent: Sent
+        self,
+        number: int,
+        plan: Plan,
+        target: Target,
+        address: PeerAddress,
+        markers: Markers,
+        sent: PublishTally,
     ) -> None:
         self._number = number
         self._plan = plan

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from sse_broadcast.bench.connections import connections_to
 from sse_broadcast.bench.histogram import LatencyHistogram
-from sse_broadcast.bench.http_connection import Address, resolve
+from sse_broadcast.bench.http_connection import PeerAddress, resolve
 from sse_broadcast.bench.local_server import ServerProcess, Usage, find_listener
 from sse_broadcast.bench.payload import Markers
 from sse_broadcast.bench.plan import Plan
-from sse_broadcast.bench.publishers import Publisher, Sent
+from sse_broadcast.bench.publishers import LoadPublisher, PublishTally
 from sse_broadcast.bench.subscribers import Subscription, Tally
 from sse_broadcast.bench.target import Target
 from sse_broadcast.errors import ClientError
@@ -45,7 +45,7 @@ class Measured:
     plan: Plan
     url: str
     tally: Tally
-    sent: Sent
+    sent: PublishTally
     lag: LatencyHistogram
     """How late the loop of the load generator was."""
     connected: int = 0
@@ -75,7 +75,7 @@ async def run_bench(
     `server` is the process to be measured; without it, that of a local server is looked for.
     """
     markers = Markers(target.run)
-    measured = Measured(plan, target.url, Tally(markers), Sent(), LatencyHistogram())
+    measured = Measured(plan, target.url, Tally(markers), PublishTally(), LatencyHistogram())
     _raise_descriptor_limit(plan.subscribers + plan.publishers + OTHER_FILES)
     address = await resolve(target.url, tls)
     publish_address = address
@@ -108,8 +108,8 @@ class _Run:
         self,
         measured: Measured,
         target: Target,
-        address: Address,
-        publish_address: Address,
+        address: PeerAddress,
+        publish_address: PeerAddress,
         server: ServerProcess | None,
         progress: Progress,
     ) -> None:
@@ -125,7 +125,7 @@ class _Run:
         self._requests = [target.subscribe_request(number, address) for number in range(plan.channels)]
         markers, sent = measured.tally.markers, measured.sent
         self._publishers = [
-            Publisher(number, plan, target, publish_address, markers, sent)
+            LoadPublisher(number, plan, target, publish_address, markers, sent)
             for number in range(plan.publishers)
         ]
 

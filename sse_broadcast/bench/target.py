@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
-from sse_broadcast.bench.http_connection import Address, encode_request
+from sse_broadcast.bench.http_connection import PeerAddress, encode_request
 from sse_broadcast.errors import ClientError
 from sse_broadcast.unix_address import unix_path
 from sse_broadcast.wire import CONTENT_TYPE
@@ -13,8 +13,8 @@ CHANNEL = "{channel}"
 MESSAGE = "{message}"
 """What is replaced in the URLs and in the body of another server."""
 
-FORM = "application/x-www-form-urlencoded"
-TEXT = "text/plain; charset=utf-8"
+FORM_TYPE = "application/x-www-form-urlencoded"
+TEXT_TYPE = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,20 @@ class Target:
         """The URL whose server is published to."""
         return self.publish_url or self.url
 
-    def subscribe_request(self, number: int, address: Address) -> bytes:
+    def subscribe_request(self, number: int, address: PeerAddress) -> bytes:
         """Return the request of a subscriber of a channel."""
         target = self._of(self.url, number) if self.publish_url else f"/events/{self.channel(number)}"
         headers = {"Accept": CONTENT_TYPE, "Cache-Control": "no-store", **self.headers}
         return encode_request("GET", self._rooted(target), address, headers)
 
-    def publish_request(self, number: int, message: str, address: Address) -> bytes:
+    def publish_request(self, number: int, message: str, address: PeerAddress) -> bytes:
         """Return the request that publishes a message on a channel."""
-        headers = {"Content-Type": TEXT, **self.headers, **self.publish_headers}
+        headers = {"Content-Type": TEXT_TYPE, **self.headers, **self.publish_headers}
         if not self.publish_url:
             target = self._rooted(f"/send/{self.channel(number)}")
             return encode_request("POST", target, address, headers, message.encode())
         kind = next(value for name, value in headers.items() if name.lower() == "content-type")
-        said = quote(message, safe="") if kind.startswith(FORM) else message
+        said = quote(message, safe="") if kind.startswith(FORM_TYPE) else message
         body = self.publish_body.replace(CHANNEL, self.channel(number)).replace(MESSAGE, said)
         return encode_request("POST", self._of(self.publish_url, number), address, headers, body.encode())
 

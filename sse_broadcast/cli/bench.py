@@ -29,7 +29,7 @@ from sse_broadcast.errors import BroadcastError, ConfigError
 WIDEST_RATE = 10_000_000.0
 
 
-class Share(click.ParamType[tuple[float, bool]]):
+class SubscriberShare(click.ParamType[tuple[float, bool]]):
     """A number of subscribers, or a part of them such as `1%`."""
 
     name = "share"
@@ -112,7 +112,7 @@ or out of order; 130 Ctrl-C.""",
 )
 @click.option(
     "--frozen",
-    type=Share(),
+    type=SubscriberShare(),
     default="0",
     show_default=True,
     metavar="N|PERCENT",
@@ -198,7 +198,7 @@ def bench(  # noqa: PLR0913 - an option each
     plan = Plan(frozen=count, **numbers)
     if token is not None:
         headers = {"Authorization": f"Bearer {token}", **headers}
-    request = Request(url, secrets.token_hex(6), ca, publish_url, publish_body, headers, publish_headers)
+    request = BenchTarget(url, secrets.token_hex(6), ca, publish_url, publish_body, headers, publish_headers)
     measured = run_client(
         lambda: _bench(plan, request, drawn=plot_file is not None), loop_factory=fastest_loop()
     )
@@ -211,7 +211,7 @@ def bench(  # noqa: PLR0913 - an option each
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BenchTarget:
     """What the command line says of the target."""
 
     url: str | None
@@ -227,7 +227,7 @@ class Request:
         return Target(url, self.run, self.publish_url, self.publish_body, self.headers, self.publish_headers)
 
 
-async def _bench(plan: Plan, request: Request, *, drawn: bool) -> Measured:
+async def _bench(plan: Plan, request: BenchTarget, *, drawn: bool) -> Measured:
     histogram.new_hdr()
     if drawn:
         plot.require_matplotlib()

@@ -72,7 +72,7 @@ def _backend(config: Config) -> str:
     file.require_writable()
     if not file.path.exists():
         return f"good, {config.store_path}, which will be made"
-    maintenance.check(file.path)
+    maintenance.check_file(file.path)
     return f"good, {config.store_path}"
 
 

@@ -5,7 +5,7 @@ from click.shell_completion import get_completion_class
 
 from sse_broadcast.cli.help import StyledCommand
 
-PROGRAM = "sse-broadcast"
+COMPLETED_PROGRAM = "sse-broadcast"
 
 VARIABLE = "_SSE_BROADCAST_COMPLETE"
 """The variable by which a shell asks for completions; click derives it from the program's name."""
@@ -30,4 +30,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     """Print a script that completes commands and options in a shell."""
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(ctx.find_root().command, {}, PROGRAM, VARIABLE).source(), nl=False)
+    click.echo(kind(ctx.find_root().command, {}, COMPLETED_PROGRAM, VARIABLE).source(), nl=False)

@@ -11,7 +11,7 @@ from sse_broadcast.cli.common import Exit, run_client, token_option
 from sse_broadcast.cli.help import StyledCommand
 from sse_broadcast.cli.server_options import ca_option, header_option
 from sse_broadcast.cli.visible import errors_are_read, say
-from sse_broadcast.doctor.examination import Report, Request, examine
+from sse_broadcast.doctor.examination import ExaminationRequest, Report, examine
 from sse_broadcast.doctor.findings import Finding, Level, has_fault
 from sse_broadcast.quantity import Quantity
 
@@ -64,15 +64,15 @@ def doctor(  # noqa: PLR0913 - an option each
         raise click.BadParameter(f"{url!r} is no http:// or https:// address", param_hint="URL")
     if token is not None:
         headers = {"Authorization": f"Bearer {token}", **headers}
-    request = Request(url, headers, tls=ca, origin=origin, long=long)
+    request = ExaminationRequest(url, headers, tls=ca, origin=origin, long=long)
     shows = errors_are_read()
     report = run_client(lambda: examine(request, _tell_progress if shows else lambda _: None))
     if shows:
         click.echo("\r\x1b[K", nl=False, err=True)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(as_object(report))).decode())
+        click.echo(msgspec.json.format(msgspec.json.encode(report_object(report))).decode())
     else:
-        for line in as_lines(report):
+        for line in report_lines(report):
             say(line)
     if has_fault(report.findings):
         raise SystemExit(Exit.FAULT)
@@ -82,7 +82,7 @@ def _tell_progress(finding: Finding) -> None:
     click.echo(f"\r\x1b[Kexamined: {finding.probe}", nl=False, err=True)
 
 
-def as_object(report: Report) -> dict[str, object]:
+def report_object(report: Report) -> dict[str, object]:
     """Return a report for programs."""
     return {
         "url": report.url,
@@ -92,7 +92,7 @@ def as_object(report: Report) -> dict[str, object]:
     }
 
 
-def as_lines(report: Report) -> Iterator[str]:
+def report_lines(report: Report) -> Iterator[str]:
     """Yield a report for people: a line for each probe, and below a fault what to do."""
     width = max(len(finding.probe) for finding in report.findings)
     for finding in report.findings:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sse_broadcast.cli.live_status import Rates, Snapshot, printable, span, time_of_day, totals
-from sse_broadcast.cli.sparkline import BARS, History
+from sse_broadcast.cli.sparkline import BARS, RecentValues
 
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """Terminal codes: switch to the alternate screen and hide the cursor; show the cursor and switch back."""
@@ -33,7 +33,7 @@ class Screen:
         self._interval = interval
         self._resized = asyncio.Event()
         self._drawn: tuple[Snapshot, Rates | None] | None = None
-        self._history = History()
+        self._history = RecentValues()
 
     def __enter__(self) -> Self:
         # SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Its default action would end the process without
@@ -112,13 +112,13 @@ def render(
     *,
     title: str,
     size: os.terminal_size,
-    history: History | None = None,
+    history: RecentValues | None = None,
 ) -> list[str]:
     """Return the lines of a screen. They fit its height, but may be longer than its width."""
     lines = [f"{time_of_day(snapshot.time)}  {title}", ""]
     if snapshot.trouble:
         lines += [f"NO ANSWER since {time_of_day(snapshot.since)}: {snapshot.trouble}", ""]
-    history = history or History()
+    history = history or RecentValues()
     lines += [
         f"subscribers {snapshot.status.get('connected_clients', 0)}  {history.line(SUBSCRIBERS)}".rstrip()
     ]
@@ -127,7 +127,7 @@ def render(
     return lines[: size.lines]
 
 
-def _counters(status: Mapping[str, Any], rates: Rates | None, history: History) -> Iterator[str]:
+def _counters(status: Mapping[str, Any], rates: Rates | None, history: RecentValues) -> Iterator[str]:
     yield f"{'':<16}{'per second':>12}{'total':>12}"
     for name, total in totals(status).items():
         rate = "-" if rates is None else f"{rates.get(name, 0.0):.1f}"

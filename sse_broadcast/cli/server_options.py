@@ -57,12 +57,12 @@ def proxy_for(url: str) -> str | None:
         return None
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if is_loopback(host) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if is_loopback_host(host) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     return urllib.request.getproxies().get(parts.scheme)
 
 
-def is_loopback(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
     """Return whether a host is this machine by its name or address."""
     try:
         return ip_address(host).is_loopback

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 BARS = "▁▂▃▄▅▆▇█"
 
-KEPT = 30
+SPARKLINE_LENGTH = 30
 """Values of a sparkline."""
 
 
@@ -18,10 +18,10 @@ def sparkline(values: Iterable[float]) -> str:
     return "".join(BARS[min(int(max(value, 0.0) / most * len(BARS)), len(BARS) - 1)] for value in found)
 
 
-class History:
+class RecentValues:
     """The last values of several numbers, by name."""
 
-    def __init__(self, *, kept: int = KEPT) -> None:
+    def __init__(self, *, kept: int = SPARKLINE_LENGTH) -> None:
         self._kept = kept
         self._values: dict[str, deque[float]] = {}
 

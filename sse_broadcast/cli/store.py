@@ -15,7 +15,7 @@ from sse_broadcast.config.values import SQLITE_PREFIX
 from sse_broadcast.errors import StoreError
 from sse_broadcast.quantity import Quantity
 
-EPILOG = """\b
+STORE_EPILOG = """\b
 Examples:
   sse-broadcast store check /var/lib/sse-broadcast/history.db
   sse-broadcast store export /var/lib/sse-broadcast/history.db > history.ndjson
@@ -26,7 +26,7 @@ check and export may be used while a server has the file; compact and import may
 Exit codes: 0 done; 2 bad usage; 6 it cannot be printed; 7 the file cannot be used, or a line is no event."""
 
 
-class StoreFile(click.Path):
+class StorePath(click.Path):
     """The path of a file, alone or as the setting `backend` has it."""
 
     def __init__(self) -> None:
@@ -37,10 +37,10 @@ class StoreFile(click.Path):
         return super().convert(str(value).removeprefix(SQLITE_PREFIX), param, ctx)
 
 
-FILE = click.argument("file", type=StoreFile())
+FILE = click.argument("file", type=StorePath())
 
 
-@click.group(cls=StyledGroup, epilog=EPILOG)
+@click.group(cls=StyledGroup, epilog=STORE_EPILOG)
 def store() -> None:
     """Check, compact, export or import the file of `serve --backend sqlite:///FILE`."""
 
@@ -52,7 +52,7 @@ def check(file: Path) -> None:
     from sse_broadcast.backends.sqlite import maintenance  # noqa: PLC0415 - Python may have no SQLite
 
     try:
-        found = maintenance.check(file)
+        found = maintenance.check_file(file)
     except StoreError as error:
         fail(error)
     click.echo(
@@ -69,7 +69,7 @@ def compact(file: Path) -> None:
 
     _require_file(file)
     try:
-        before, after = maintenance.compact(file)
+        before, after = maintenance.compact_file(file)
     except StoreError as error:
         fail(error)
     click.echo(f"{file}: {before:,} bytes before, {after:,} after")

@@ -33,9 +33,9 @@ from sse_broadcast.config.values import (
     Pattern,
     Patterns,
     Port,
-    Proxy,
     Seconds,
     Span,
+    TrustedProxy,
     convert,
 )
 from sse_broadcast.errors import ConfigError
@@ -284,7 +284,7 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = ()
     trusted_proxies: Annotated[
-        tuple[Proxy, ...],
+        tuple[TrustedProxy, ...],
         Meta(description="proxies trusted to report a client's address: addresses, networks, or unix"),
     ] = ()
     proxy_header: Annotated[

@@ -247,7 +247,7 @@ Origin = Annotated[
         ),
     ),
 ]
-Proxy = Annotated[str, ValueFormat("an address, a network such as 10.0.0.0/8, or unix", _is_proxy)]
+TrustedProxy = Annotated[str, ValueFormat("an address, a network such as 10.0.0.0/8, or unix", _is_proxy)]
 BackendUrl = Annotated[
     str,
     ValueFormat(

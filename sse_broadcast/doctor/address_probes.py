@@ -6,14 +6,14 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit, urlunsplit
 
-from sse_broadcast.doctor.connection import CONNECT_TIMEOUT
+from sse_broadcast.doctor.connection import PROBE_CONNECT_TIMEOUT
 from sse_broadcast.doctor.findings import Fault, Finding, Level, note, ok
 from sse_broadcast.errors import ClientError
 
 EXPIRES_SOON = 14 * 86_400
 """Seconds: a certificate that is renewed by itself has been, by then."""
 
-REFUSED = "refused"
+NO_PROTOCOL = "refused"
 """Instead of a protocol, where no handshake succeeded."""
 
 SIX = "a browser opens six connections to a host over HTTP/1.1, in all of its tabs: the seventh stream waits"
@@ -27,12 +27,12 @@ async def examine_certificate(url: str, tls: ssl.SSLContext, *, now: float) -> t
     parts = urlsplit(url)
     tls.set_alpn_protocols(["h2", "http/1.1"])
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        async with asyncio.timeout(PROBE_CONNECT_TIMEOUT):
             _, writer = await asyncio.open_connection(parts.hostname, parts.port or 443, ssl=tls)
     except ssl.SSLCertVerificationError as error:
         seen = f"the certificate is refused: {error.verify_message}"
         meaning = "no browser connects, and no EventSource says why"
-        return Finding("certificate", Level.FAULT, seen, meaning, fault=Fault.CERTIFICATE), REFUSED
+        return Finding("certificate", Level.FAULT, seen, meaning, fault=Fault.CERTIFICATE), NO_PROTOCOL
     except (OSError, TimeoutError, ssl.SSLError) as error:
         raise ClientError(f"cannot reach {url}: {_reason(error)}") from None
     connection: ssl.SSLObject = writer.get_extra_info("ssl_object")

@@ -20,13 +20,13 @@ from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 from sse_broadcast.wire import CONTENT_TYPE, Decoder
 
-CONNECT_TIMEOUT = 10.0
+PROBE_CONNECT_TIMEOUT = 10.0
 """Seconds."""
 
-BODY = 4000
+MAX_PROBED_BODY = 4000
 """Bytes of an answer that are looked at."""
 
-Body = bytes | AsyncIterable[bytes] | None
+ProbeBody = bytes | AsyncIterable[bytes] | None
 
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 
@@ -104,9 +104,9 @@ class ProbeStream:
     async def beginning(self, patience: float) -> str:
         """Return the beginning of a body that is no stream, as far as it comes in time."""
         end = time.monotonic() + patience
-        while len(self.raw) < BODY and self.ended is None and time.monotonic() < end:  # noqa: ASYNC110
+        while len(self.raw) < MAX_PROBED_BODY and self.ended is None and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        return self.raw[:BODY].decode("utf-8", "replace")
+        return self.raw[:MAX_PROBED_BODY].decode("utf-8", "replace")
 
     async def until_ended(self, patience: float) -> bool:
         """Wait for the end; False if it does not come in time."""
@@ -115,7 +115,7 @@ class ProbeStream:
         return bool(done)
 
 
-class Connection:
+class ProbeConnection:
     """Requests to one address. An async context manager.
 
     Whatever is answered, `proxies` collects the marks of those it has passed.
@@ -155,7 +155,7 @@ class Connection:
     async def __aenter__(self) -> Self:
         # A connection each: a proxy that keeps one busy must not hold up the next probe.
         connector = aiohttp.TCPConnector(ssl=self._tls or True, force_close=True, limit=0)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=PROBE_CONNECT_TIMEOUT)
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
@@ -203,7 +203,7 @@ class Connection:
         finally:
             response.close()
 
-    async def ask(self, method: str, path: str, *, body: Body = None, **headers: str) -> Answer | None:
+    async def ask(self, method: str, path: str, *, body: ProbeBody = None, **headers: str) -> Answer | None:
         """Return a whole answer, or None if none comes in time."""
         said = {name.replace("_", "-"): value for name, value in headers.items()}
         begun = time.monotonic()
@@ -217,11 +217,11 @@ class Connection:
             ):
                 heads = {name.lower(): value for name, value in response.headers.items()}
                 data = b""
-                while len(data) < BODY and (piece := await response.content.readany()):
+                while len(data) < MAX_PROBED_BODY and (piece := await response.content.readany()):
                     data += piece
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None
-        text = data[:BODY].decode("utf-8", "replace")
+        text = data[:MAX_PROBED_BODY].decode("utf-8", "replace")
         self._found |= marks_of(heads, text)
         return Answer(response.status, heads, text, time.monotonic() - begun)
 
@@ -244,7 +244,7 @@ class Connection:
                 try:
                     writer.write(request.encode())
                     answer = b""
-                    while len(answer) < BODY and (piece := await reader.read(BODY)):
+                    while len(answer) < MAX_PROBED_BODY and (piece := await reader.read(MAX_PROBED_BODY)):
                         answer += piece
                 finally:
                     writer.close()

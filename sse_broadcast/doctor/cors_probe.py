@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-from sse_broadcast.doctor.connection import Connection
+from sse_broadcast.doctor.connection import ProbeConnection
 from sse_broadcast.doctor.findings import Fault, Finding, ok, skipped
 from sse_broadcast.doctor.stream_probes import fault
 
 ALLOWED = "access-control-allow-origin"
-CREDENTIALS = "access-control-allow-credentials"
+ALLOW_CREDENTIALS = "access-control-allow-credentials"
 
 
-async def probe_cors(connection: Connection, channel: str, origin: str | None) -> Finding:
+async def probe_cors(connection: ProbeConnection, channel: str, origin: str | None) -> Finding:
     """Ask as a page of the origin does."""
     probe = "CORS"
     if origin is None:
@@ -18,7 +18,7 @@ async def probe_cors(connection: Connection, channel: str, origin: str | None) -
     async with connection.stream(f"/events/{channel}", Origin=origin) as stream:
         if stream is None:
             return skipped(probe, "no stream")
-        problem = problem_of(stream.headers, origin)
+        problem = cors_problem(stream.headers, origin)
     if problem:
         meaning = f"pages of {origin} cannot read a stream, and their EventSource says nothing but `error`"
         return fault(Fault.CORS, probe, problem, meaning)
@@ -30,13 +30,13 @@ async def probe_cors(connection: Connection, channel: str, origin: str | None) -
         Access_Control_Request_Headers="content-type",
     )
     status = "nothing" if preflight is None else preflight.status
-    if preflight is None or not 200 <= preflight.status < 300 or problem_of(preflight.headers, origin):
+    if preflight is None or not 200 <= preflight.status < 300 or cors_problem(preflight.headers, origin):
         seen = f"a preflight for /send was answered with {status}, and no leave"
         return fault(Fault.CORS, probe, seen, f"pages of {origin} can read streams, and cannot publish")
     return ok(probe, f"pages of {origin} may subscribe and publish")
 
 
-def problem_of(headers: Mapping[str, str], origin: str) -> str:
+def cors_problem(headers: Mapping[str, str], origin: str) -> str:
     """Return what keeps pages of the origin from reading an answer, "" for nothing."""
     allowed = headers.get(ALLOWED)
     if allowed is None:
@@ -45,6 +45,6 @@ def problem_of(headers: Mapping[str, str], origin: str) -> str:
         return f"Access-Control-Allow-Origin is there twice: {allowed[:80]!a}"
     if allowed not in {origin, "*"}:
         return f"Access-Control-Allow-Origin is {allowed[:80]!a}"
-    if allowed == "*" and headers.get(CREDENTIALS) == "true":
+    if allowed == "*" and headers.get(ALLOW_CREDENTIALS) == "true":
         return "Access-Control-Allow-Origin is '*' with credentials, which browsers refuse"
     return ""

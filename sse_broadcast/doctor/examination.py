@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from sse_broadcast.doctor.address_probes import (
-    REFUSED,
+    NO_PROTOCOL,
     examine_certificate,
     examine_redirect,
     examine_version,
 )
-from sse_broadcast.doctor.connection import Connection
+from sse_broadcast.doctor.connection import ProbeConnection
 from sse_broadcast.doctor.cors_probe import probe_cors
 from sse_broadcast.doctor.cures import cure_for
 from sse_broadcast.doctor.findings import Fault, Finding, Level, note, ok, skipped
@@ -30,7 +30,7 @@ from sse_broadcast.doctor.stream_probes import (
     probe_silence,
 )
 
-SILENCE = 10.0
+TRIED_SILENCE = 10.0
 """Seconds of silence that are tried: more than the shortest time-outs that people set."""
 
 LONG_SILENCE = 200.0
@@ -43,7 +43,7 @@ OnFinding = Callable[[Finding], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ExaminationRequest:
     """What is to be examined, and how. `tls` makes a context: each connection offers other protocols."""
 
     url: str
@@ -52,7 +52,7 @@ class Request:
     origin: str | None = None
     long: bool = False
     patience: float = 5.0
-    silence: float = SILENCE
+    silence: float = TRIED_SILENCE
     channel: str = field(default_factory=lambda: f"doctor-{secrets.token_hex(6)}")
 
 
@@ -65,7 +65,7 @@ class Report:
     findings: tuple[Finding, ...]
 
 
-async def examine(request: Request, on_finding: OnFinding = lambda _: None) -> Report:
+async def examine(request: ExaminationRequest, on_finding: OnFinding = lambda _: None) -> Report:
     """Run all probes. Raises `ClientError` where nothing answers at all.
 
     `on_finding` is called with the name of each probe that is done.
@@ -78,7 +78,7 @@ async def examine(request: Request, on_finding: OnFinding = lambda _: None) -> R
 class _Examination:
     """One examination, and what it has found so far."""
 
-    def __init__(self, request: Request, on_finding: OnFinding) -> None:
+    def __init__(self, request: ExaminationRequest, on_finding: OnFinding) -> None:
         self._request = request
         self._on_finding = on_finding
         self._url = request.url.rstrip("/")
@@ -115,7 +115,7 @@ class _Examination:
         if secure:
             finding, protocol = await examine_certificate(self._url, self._context(), now=time.time())
             self._take(finding)
-            if protocol == REFUSED:
+            if protocol == NO_PROTOCOL:
                 return False
         self._take(examine_version(protocol, secure=secure))
         return True
@@ -124,7 +124,7 @@ class _Examination:
         """Examine streams; return the address that they are redirected to, if any client can go there."""
         request, path = self._request, f"/events/{self._request.channel}"
         # A context without ALPN: aiohttp does not speak HTTP/2.
-        connection = Connection(
+        connection = ProbeConnection(
             self._url, tls=self._context(), headers=request.headers, patience=request.patience
         )
         async with connection:
@@ -144,7 +144,7 @@ class _Examination:
         self._take(_named(self._proxies))
         return None
 
-    async def _probe(self, connection: Connection) -> None:
+    async def _probe(self, connection: ProbeConnection) -> None:
         request, channel = self._request, self._request.channel
         seconds = LONG_SILENCE if request.long else request.silence
         silence = asyncio.create_task(probe_silence(connection, f"{channel}-silent", seconds))

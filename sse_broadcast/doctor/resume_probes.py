@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sse_broadcast.doctor.connection import Connection
+from sse_broadcast.doctor.connection import ProbeConnection
 from sse_broadcast.doctor.findings import Fault, Finding, ok, skipped
 from sse_broadcast.doctor.stream_probes import fault
 
@@ -14,7 +14,7 @@ NGINX_MARKS = ("x-cache-status", "x-proxy-cache")
 """Those of them that nginx's documentation has made usual for its own cache."""
 
 
-async def probe_resume(connection: Connection, channel: str) -> Finding:
+async def probe_resume(connection: ProbeConnection, channel: str) -> Finding:
     """Publish three events, and come back after the first: by the header, and by the query."""
     probe, ids = "resume", []
     for number in range(3):
@@ -33,7 +33,7 @@ async def probe_resume(connection: Connection, channel: str) -> Finding:
     return fault(Fault.HISTORY, probe, seen, "a subscriber that is cut off has lost what came meanwhile")
 
 
-async def _resumes(connection: Connection, path: str, ids: list[str], **headers: str) -> bool:
+async def _resumes(connection: ProbeConnection, path: str, ids: list[str], **headers: str) -> bool:
     async with connection.stream(path, **headers) as stream:
         if stream is None or not stream.is_stream:
             return False
@@ -45,7 +45,7 @@ async def _has(coming: object, id: str) -> bool:
     return found is not None and found.id == id
 
 
-async def probe_cache(connection: Connection, channel: str) -> Finding:
+async def probe_cache(connection: ProbeConnection, channel: str) -> Finding:
     """Open two streams of one address, publish between them, and see whether the second is its own."""
     probe, path = "cache", f"/events/{channel}"
     async with connection.stream(path) as first:

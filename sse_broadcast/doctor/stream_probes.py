@@ -5,7 +5,7 @@ import email.utils
 import time
 from collections.abc import AsyncIterator, Mapping
 
-from sse_broadcast.doctor.connection import Answer, Connection, ProbeStream
+from sse_broadcast.doctor.connection import Answer, ProbeConnection, ProbeStream
 from sse_broadcast.doctor.findings import Fault, Finding, Level, note, ok, skipped
 from sse_broadcast.wire import CONTENT_TYPE_HEADER, REQUEST_VERSION_HEADER
 
@@ -99,7 +99,7 @@ def examine_clock(answer: Mapping[str, str], *, seconds: float, now: float) -> F
     return ok("clock", f"within {max(off, 1.0):.0f} s of this one")
 
 
-async def probe_buffering(connection: Connection, channel: str) -> AsyncIterator[Finding]:
+async def probe_buffering(connection: ProbeConnection, channel: str) -> AsyncIterator[Finding]:
     """Publish timed events, and see whether each comes at once. Yields several findings."""
     async with connection.stream(f"/events/{channel}") as stream:
         if stream is None:
@@ -150,7 +150,7 @@ def _unpublished(answer: Answer | None) -> Finding:
     return fault(Fault.NOT_A_STREAM, "publish", seen, "a proxy does not pass /send")
 
 
-async def probe_compression(connection: Connection, channel: str) -> Finding:
+async def probe_compression(connection: ProbeConnection, channel: str) -> Finding:
     """Ask as a browser does, which takes gzip, and see whether the stream stays as it is."""
     async with connection.stream(f"/events/{channel}", Accept_Encoding="gzip, deflate, br, zstd") as stream:
         if stream is None or not stream.is_stream:
@@ -167,7 +167,7 @@ async def probe_compression(connection: Connection, channel: str) -> Finding:
         return fault(Fault.COMPRESSION, "compression", seen, meaning)
 
 
-async def probe_silence(connection: Connection, channel: str, seconds: float) -> list[Finding]:
+async def probe_silence(connection: ProbeConnection, channel: str, seconds: float) -> list[Finding]:
     """Let a stream be silent, and see whether it is cut; if it is, see what a reconnection is told."""
     path = f"/events/{channel}?heartbeat={SPARSE_HEARTBEAT}"
     async with connection.stream(path) as stream:
@@ -186,7 +186,7 @@ async def probe_silence(connection: Connection, channel: str, seconds: float) ->
     return findings + await _probe_reconnection(connection, path)
 
 
-async def _probe_reconnection(connection: Connection, path: str) -> list[Finding]:
+async def _probe_reconnection(connection: ProbeConnection, path: str) -> list[Finding]:
     """Come back as an EventSource does, until there is a stream again or an answer that ends it for good."""
     probe, end = "reconnection", time.monotonic() + 2 * connection.patience
     while time.monotonic() < end:
@@ -202,7 +202,7 @@ async def _probe_reconnection(connection: Connection, path: str) -> list[Finding
     return [note(probe, "the server stayed away after it had ended a stream", meaning)]
 
 
-async def probe_leaving(connection: Connection, channel: str) -> Finding:
+async def probe_leaving(connection: ProbeConnection, channel: str) -> Finding:
     """Leave a stream, and see whether the server notices."""
     probe = "leaving"
     async with connection.stream(f"/events/{channel}") as stream:
@@ -223,7 +223,7 @@ async def probe_leaving(connection: Connection, channel: str) -> Finding:
         await asyncio.sleep(0.1)
 
 
-async def probe_held_body(connection: Connection, channel: str) -> Finding:
+async def probe_held_body(connection: ProbeConnection, channel: str) -> Finding:
     """Publish a line in a request that goes on, and see whether it is passed on."""
     probe = "publishing line by line"
     async with connection.stream(f"/events/{channel}") as stream:
@@ -252,7 +252,7 @@ async def probe_held_body(connection: Connection, channel: str) -> Finding:
     )
 
 
-async def probe_eviction(connection: Connection, channel: str) -> Finding:
+async def probe_eviction(connection: ProbeConnection, channel: str) -> Finding:
     """Do not read a stream, publish a lot, and see whether the server ends it."""
     probe, size, most = "eviction", UNREAD_SIZE, MOST_UNREAD
     async with connection.stream(f"/events/{channel}") as stream:

@@ -12,7 +12,7 @@ from sse_broadcast.bench.connections import (
     SocketConnections,
     connections_to,
 )
-from sse_broadcast.bench.http_connection import Address, resolve
+from sse_broadcast.bench.http_connection import PeerAddress, resolve
 from sse_broadcast.bench.payload import Marker, Markers
 from sse_broadcast.bench.subscribers import Subscription, Tally
 from tests.support.acceptor import accepting
@@ -22,7 +22,7 @@ from tests.support.sockets import PATIENCE, until
 RUN = "abc"
 
 EACH = pytest.mark.parametrize("make", [SocketConnections, ProtocolConnections])
-Make = Callable[[Address], Connections]
+Make = Callable[[PeerAddress], Connections]
 
 pytestmark = pytest.mark.both_loops
 

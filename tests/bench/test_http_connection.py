@@ -6,14 +6,14 @@ import ssl
 
 import pytest
 
-from sse_broadcast.bench.http_connection import Address, encode_request, resolve
+from sse_broadcast.bench.http_connection import PeerAddress, encode_request, resolve
 from sse_broadcast.errors import ClientError
 from tests.support.acceptor import accepting
 
 
 async def test_a_url_is_resolved_once() -> None:
     address = await resolve("http://127.0.0.1:8123/x")
-    assert address == Address(socket.AF_INET, ("127.0.0.1", 8123), "127.0.0.1:8123", "127.0.0.1", None)
+    assert address == PeerAddress(socket.AF_INET, ("127.0.0.1", 8123), "127.0.0.1:8123", "127.0.0.1", None)
     assert address.is_local
     assert address.port == 8123
 
@@ -59,7 +59,7 @@ async def test_of_two_addresses_the_one_that_answers_is_taken(monkeypatch: pytes
 
 
 def test_a_header_cannot_bring_another() -> None:
-    address = Address(socket.AF_INET, ("127.0.0.1", 1), "x", "x", None)
+    address = PeerAddress(socket.AF_INET, ("127.0.0.1", 1), "x", "x", None)
     with pytest.raises(ClientError, match="control character"):
         encode_request("GET", "/", address, {"X": "a\r\nY: b"})
 

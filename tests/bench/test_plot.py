@@ -9,7 +9,7 @@ from sse_broadcast.bench import plot
 from sse_broadcast.bench.histogram import LatencyHistogram
 from sse_broadcast.bench.payload import Markers
 from sse_broadcast.bench.plan import Plan
-from sse_broadcast.bench.publishers import Sent
+from sse_broadcast.bench.publishers import PublishTally
 from sse_broadcast.bench.run import Measured
 from sse_broadcast.bench.subscribers import Tally
 from sse_broadcast.errors import ConfigError, ExtraError
@@ -22,7 +22,7 @@ def measured() -> Measured:
         tally.latency.record(number / 1000)
     tally.per_second.update({10: 50, 11: 49})
     tally.last_delivery = 11.5
-    return Measured(Plan(), "http://x", tally, Sent(), LatencyHistogram(), began=10.2)
+    return Measured(Plan(), "http://x", tally, PublishTally(), LatencyHistogram(), began=10.2)
 
 
 @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -10,7 +10,7 @@ import pytest
 from sse_broadcast.bench.http_connection import resolve
 from sse_broadcast.bench.payload import Markers
 from sse_broadcast.bench.plan import Plan
-from sse_broadcast.bench.publishers import Publisher, Sent
+from sse_broadcast.bench.publishers import LoadPublisher, PublishTally
 from sse_broadcast.bench.target import Target
 from tests.support import faulty_server
 from tests.support.faulty_server import ACCEPTED, FaultyServer
@@ -32,9 +32,9 @@ def keep(messages: list[bytes]) -> Callable[[int, bytes], Sequence[bytes]]:
     return plan
 
 
-async def publish(server: FaultyServer, plan: Plan) -> Sent:
-    sent, address = Sent(), await resolve(server.url)
-    publisher = Publisher(0, plan, Target(server.url, "abc"), address, Markers("abc"), sent)
+async def publish(server: FaultyServer, plan: Plan) -> PublishTally:
+    sent, address = PublishTally(), await resolve(server.url)
+    publisher = LoadPublisher(0, plan, Target(server.url, "abc"), address, Markers("abc"), sent)
     try:
         await publisher.connect()
         await publisher.publish(time.monotonic())

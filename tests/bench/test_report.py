@@ -6,7 +6,7 @@ import pytest
 from sse_broadcast.bench.histogram import LatencyHistogram
 from sse_broadcast.bench.payload import Markers
 from sse_broadcast.bench.plan import Plan
-from sse_broadcast.bench.publishers import Sent
+from sse_broadcast.bench.publishers import PublishTally
 from sse_broadcast.bench.report import as_lines, as_object
 from sse_broadcast.bench.run import Measured
 from sse_broadcast.bench.subscribers import Tally
@@ -14,7 +14,7 @@ from sse_broadcast.bench.subscribers import Tally
 
 @pytest.fixture
 def measured() -> Measured:
-    sent, tally, lag = Sent(), Tally(Markers("abc")), LatencyHistogram()
+    sent, tally, lag = PublishTally(), Tally(Markers("abc")), LatencyHistogram()
     sent.published = 100
     sent.answer.record(0.002)
     sent.lateness.record(0.0001)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.bench.http_connection import Address
+from sse_broadcast.bench.http_connection import PeerAddress
 from sse_broadcast.bench.target import Target
 from sse_broadcast.errors import ClientError
 
-ADDRESS = Address(socket.AF_INET, ("127.0.0.1", 8000), "push.example.com:8000", "push.example.com", None)
+ADDRESS = PeerAddress(socket.AF_INET, ("127.0.0.1", 8000), "push.example.com:8000", "push.example.com", None)
 AGENT = b"Host: push.example.com:8000\r\nUser-Agent: sse-broadcast bench\r\n"
 STREAM = b"Accept: text/event-stream\r\nCache-Control: no-store\r\n"
 

@@ -8,7 +8,7 @@ import pytest
 from sse_broadcast.bench.histogram import LatencyHistogram
 from sse_broadcast.bench.payload import Markers
 from sse_broadcast.bench.plan import Plan
-from sse_broadcast.bench.publishers import Sent
+from sse_broadcast.bench.publishers import PublishTally
 from sse_broadcast.bench.run import Measured, run_bench
 from sse_broadcast.bench.subscribers import Tally
 from sse_broadcast.bench.target import Target
@@ -22,7 +22,7 @@ Start = Callable[..., Awaitable[FaultyServer]]
 
 def measured(*, published: int = 100, lag: float = 0.001, answer: float = 0.001, **said: Any) -> Measured:
     """Return what was measured in ten seconds, of a hundred events that were due."""
-    sent = Sent()
+    sent = PublishTally()
     sent.published = published
     sent.answer.record(answer)
     late = LatencyHistogram()

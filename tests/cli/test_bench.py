@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from sse_broadcast.cli.bench import Share
+from sse_broadcast.cli.bench import SubscriberShare
 from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import faulty_server, process
@@ -107,7 +107,7 @@ async def test_usage_is_checked(programs: Programs, arguments: tuple[str, ...], 
 
 
 def test_a_share_is_a_number_or_a_percentage() -> None:
-    share = Share()
+    share = SubscriberShare()
     assert [share.convert(text, None, None) for text in ("7", "1%", "2.5%")] == [
         (7, False),
         (1, True),

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sse_broadcast.cli.doctor import as_lines
+from sse_broadcast.cli.doctor import report_lines
 from sse_broadcast.doctor.examination import Report
 from sse_broadcast.doctor.findings import Fault, Finding, Level, ok
 from sse_broadcast.server.runner import Server
@@ -31,7 +31,7 @@ REPORT = Report(
 
 
 def test_people_get_a_line_each_and_the_cure() -> None:
-    assert list(as_lines(REPORT)) == [
+    assert list(report_lines(REPORT)) == [
         "ok       clock  within 1 s of this one",
         "fault    cache  age: 7",
         "         means: a cache answers",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sse_broadcast.cli.sparkline import BARS, History, sparkline
+from sse_broadcast.cli.sparkline import BARS, RecentValues, sparkline
 
 
 @pytest.mark.parametrize(
@@ -15,13 +15,13 @@ def test_the_largest_value_fills_the_line(values: list[float], line: str) -> Non
 
 
 def test_the_oldest_value_goes() -> None:
-    history = History(kept=3)
+    history = RecentValues(kept=3)
     for value in (8, 0, 4, 8):
         history.add("rate", value)
     assert history.line("rate") == "▁▅█"
 
 
 def test_one_value_is_no_line() -> None:
-    history = History()
+    history = RecentValues()
     history.add("rate", 1)
     assert (history.line("rate"), history.line("other")) == ("", "")

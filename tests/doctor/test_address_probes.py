@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from sse_broadcast.doctor.address_probes import (
-    REFUSED,
+    NO_PROTOCOL,
     examine_certificate,
     examine_redirect,
     examine_version,
@@ -67,7 +67,7 @@ async def test_one_of_another_name_is_a_fault(secure: Secure, authority: trustme
     finding, protocol = await examine_certificate(
         await secure("push.example.com"), context(authority), now=time.time()
     )
-    assert (finding.fault, protocol) == (Fault.CERTIFICATE, REFUSED)
+    assert (finding.fault, protocol) == (Fault.CERTIFICATE, NO_PROTOCOL)
     assert finding.seen.startswith("the certificate is refused: IP address mismatch")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
-from sse_broadcast.doctor.examination import Report, Request, examine
+from sse_broadcast.doctor.examination import ExaminationRequest, Report, examine
 from sse_broadcast.doctor.findings import Fault, Finding, Level
 from sse_broadcast.doctor.proxy_marks import Proxy
 from sse_broadcast.errors import ClientError
@@ -126,7 +126,7 @@ def finding(report: Report, fault: Fault) -> Finding:
 
 
 async def test_the_server_itself_has_no_fault(server: Server) -> None:
-    report = await examine(Request(server.url, silence=6.0))
+    report = await examine(ExaminationRequest(server.url, silence=6.0))
     assert [each for each in report.findings if each.level is Level.FAULT] == []
     assert report.proxies == ()
     assert {each.probe: each.level.value for each in report.findings} == {
@@ -151,14 +151,19 @@ async def test_the_server_itself_has_no_fault(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "proxy"),
-    [(NGINX, Proxy.NGINX), (CADDY, Proxy.CADDY), (HAPROXY, Proxy.HAPROXY), (APACHE, Proxy.APACHE)],
+    [
+        (NGINX, Proxy.NGINX),
+        (CADDY, Proxy.CADDY),
+        (HAPROXY, Proxy.HAPROXY),
+        (APACHE, Proxy.APACHE),
+    ],
     ids=str,
 )
 async def test_a_well_set_proxy_has_no_fault(
     server: Server, fronts: Fronts, kind: Kind, proxy: Proxy
 ) -> None:
     front = await fronts.put(kind, server.port)
-    report = await examine(Request(front.url, tls=fronts.context, silence=6.0))
+    report = await examine(ExaminationRequest(front.url, tls=fronts.context, silence=6.0))
     assert [each for each in report.findings if each.level is Level.FAULT] == []
     assert report.proxies == (proxy,)
     versions = [each.seen for each in report.findings if each.probe == "HTTP version"]
@@ -179,7 +184,7 @@ async def test_a_planted_fault_is_found_and_named(
     """It, and no other; with a cure for this proxy."""
     front = await fronts.put(kind, server.port, changes)
     silence = 8.0 if Fault.IDLE in expected else BRIEF
-    report = await examine(Request(front.url, tls=fronts.context, silence=silence))
+    report = await examine(ExaminationRequest(front.url, tls=fronts.context, silence=silence))
     assert faults(report) == expected
     proxy = {NGINX: "nginx", CADDY: "Caddy"}[kind]
     assert all(finding(report, each).cure.startswith(f"{proxy}: ") for each in expected)
@@ -188,14 +193,14 @@ async def test_a_planted_fault_is_found_and_named(
 @pytest.mark.parametrize("kind", [NGINX, CADDY], ids=str)
 async def test_a_502_while_the_server_restarts_is_found(fronts: Fronts, kind: Kind) -> None:
     front = await fronts.put(kind, free_port(), NO_AWAY[str(kind)])
-    report = await examine(Request(front.url, tls=fronts.context))
+    report = await examine(ExaminationRequest(front.url, tls=fronts.context))
     assert faults(report) == {Fault.AWAY}
     assert finding(report, Fault.AWAY).seen == "status 502 instead of a stream"
 
 
 async def test_a_proxy_that_answers_for_a_server_that_is_away_is_told_apart(fronts: Fronts) -> None:
     front = await fronts.put(NGINX, free_port())
-    report = await examine(Request(front.url, tls=fronts.context, silence=BRIEF))
+    report = await examine(ExaminationRequest(front.url, tls=fronts.context, silence=BRIEF))
     assert finding(report, Fault.AWAY).seen == "the proxy answers for a server that is away"
 
 
@@ -215,7 +220,7 @@ async def test_a_cut_stream_whose_reconnection_gets_a_502_is_both(serve: Serve, 
         await server.stop()
 
     stopping = asyncio.create_task(stop_later())
-    report = await examine(Request(front.url, tls=fronts.context, silence=25.0), stop)
+    report = await examine(ExaminationRequest(front.url, tls=fronts.context, silence=25.0), stop)
     await stopping
     assert Fault.AWAY in faults(report)
     assert finding(report, Fault.AWAY).seen == "a reconnection was answered with 502"
@@ -229,7 +234,7 @@ async def test_a_cache_is_found(server: Server, fronts: Fronts) -> None:
         errors: f"sub vcl_backend_response {{\n set beresp.ttl = 60s;\n return (deliver);\n}}\n{errors}",
     }
     front = await fronts.put(VARNISH, server.port, changes)
-    report = await examine(Request(front.url, silence=BRIEF))
+    report = await examine(ExaminationRequest(front.url, silence=BRIEF))
     assert Fault.CACHE in faults(report)
     assert finding(report, Fault.CACHE).cure.startswith("Varnish: return (pipe) for /events")
 
@@ -238,7 +243,7 @@ async def test_nginx_says_that_it_would_cache(server: Server, fronts: Fronts, tm
     tmp_path.chmod(0o755)
     changes = {old: new.replace("FOLDER", str(tmp_path)) for old, new in NGINX_CACHE.items()}
     front = await fronts.put(NGINX, server.port, changes)
-    report = await examine(Request(front.url, tls=fronts.context, silence=BRIEF))
+    report = await examine(ExaminationRequest(front.url, tls=fronts.context, silence=BRIEF))
     assert Fault.CACHE in faults(report)
     assert finding(report, Fault.CACHE).cure.startswith("nginx: proxy_cache off;")
 
@@ -254,7 +259,7 @@ async def test_a_redirect_to_https_is_followed_and_noted(server: Server, fronts:
     front = await fronts.put(NGINX, server.port)
     async with accepting(functools.partial(redirecting, front.url)) as acceptor:
         plain = f"http://127.0.0.1:{acceptor.port}"
-        report = await examine(Request(plain, tls=fronts.context, silence=BRIEF))
+        report = await examine(ExaminationRequest(plain, tls=fronts.context, silence=BRIEF))
     assert faults(report) == set()
     assert report.url == front.url
     (note, none) = [each for each in report.findings if each.probe == "redirect"]
@@ -265,7 +270,7 @@ async def test_a_redirect_to_https_is_followed_and_noted(server: Server, fronts:
 @pytest.mark.parametrize("target", ["http://127.0.0.2:1", "https://127.0.0.1:x", "/login?next="])
 async def test_a_redirect_to_elsewhere_is_a_fault(target: str) -> None:
     async with accepting(functools.partial(redirecting, target)) as acceptor:
-        request = Request(f"http://127.0.0.1:{acceptor.port}", silence=BRIEF)
+        request = ExaminationRequest(f"http://127.0.0.1:{acceptor.port}", silence=BRIEF)
         if target == "http://127.0.0.2:1":
             with pytest.raises(ClientError, match=r"cannot reach http://127.0.0.2:1: refused"):
                 await examine(request)
@@ -275,7 +280,7 @@ async def test_a_redirect_to_elsewhere_is_a_fault(target: str) -> None:
 
 async def test_a_certificate_that_nobody_trusts_ends_it(server: Server, fronts: Fronts) -> None:
     front = await fronts.put(NGINX, server.port)
-    report = await examine(Request(front.url, silence=BRIEF))
+    report = await examine(ExaminationRequest(front.url, silence=BRIEF))
     assert faults(report) == {Fault.CERTIFICATE}
     assert len(report.findings) == 1
     assert report.findings[0].seen.startswith("the certificate is refused: ")
@@ -283,30 +288,30 @@ async def test_a_certificate_that_nobody_trusts_ends_it(server: Server, fronts: 
 
 async def test_cors_is_examined_for_an_origin(serve: Serve) -> None:
     allowed = await serve(**SETTINGS, cors_origins=(ORIGIN,))
-    report = await examine(Request(allowed.url, origin=ORIGIN, silence=BRIEF))
+    report = await examine(ExaminationRequest(allowed.url, origin=ORIGIN, silence=BRIEF))
     assert faults(report) == set()
-    report = await examine(Request(allowed.url, origin="https://other.example.com", silence=BRIEF))
+    report = await examine(ExaminationRequest(allowed.url, origin="https://other.example.com", silence=BRIEF))
     assert faults(report) == {Fault.CORS}
     assert finding(report, Fault.CORS).seen == "no Access-Control-Allow-Origin"
 
 
 async def test_a_server_without_history_is_told(serve: Serve) -> None:
     server = await serve(**SETTINGS, history_size=0)
-    assert faults(await examine(Request(server.url, silence=BRIEF))) == {Fault.HISTORY}
+    assert faults(await examine(ExaminationRequest(server.url, silence=BRIEF))) == {Fault.HISTORY}
 
 
 async def test_a_missing_token_is_told(serve: Serve) -> None:
     server = await serve(token="a-token-that-is-random-0123456789")
-    report = await examine(Request(server.url, silence=BRIEF))
+    report = await examine(ExaminationRequest(server.url, silence=BRIEF))
     assert faults(report) == {Fault.REFUSED}
     reading = await serve(token="a-token-that-is-random-0123456789", anonymous_subscribe=("*",))
-    assert faults(await examine(Request(reading.url, silence=BRIEF))) == {Fault.REFUSED}
+    assert faults(await examine(ExaminationRequest(reading.url, silence=BRIEF))) == {Fault.REFUSED}
 
 
 async def test_an_evicted_subscriber_is_seen_with_long(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sse_broadcast.doctor.examination.LONG_SILENCE", BRIEF)
     server = await serve(**SETTINGS, queue_size=10, send_buffer=4096)
-    report = await examine(Request(server.url, long=True))
+    report = await examine(ExaminationRequest(server.url, long=True))
     assert faults(report) == set()
     (eviction,) = [each for each in report.findings if each.probe == "eviction"]
     assert eviction.seen.startswith("a subscriber that does not read is ended after ")
@@ -314,7 +319,7 @@ async def test_an_evicted_subscriber_is_seen_with_long(serve: Serve, monkeypatch
 
 async def test_no_channel_but_its_own_is_touched(server: Server) -> None:
     async with server.broadcaster.subscribe("*") as everything:
-        await examine(Request(server.url, silence=BRIEF))
+        await examine(ExaminationRequest(server.url, silence=BRIEF))
         await server.broadcaster.broadcast("the end")
         channels = set()
         async for received in everything:
@@ -327,9 +332,9 @@ async def test_no_channel_but_its_own_is_touched(server: Server) -> None:
 
 async def test_nothing_answers() -> None:
     with pytest.raises(ClientError, match=r"cannot reach http://127.0.0.1:1: refused"):
-        await examine(Request("http://127.0.0.1:1"))
+        await examine(ExaminationRequest("http://127.0.0.1:1"))
     with pytest.raises(ClientError, match=r"cannot reach https://127.0.0.1:1: refused"):
-        await examine(Request("https://127.0.0.1:1"))
+        await examine(ExaminationRequest("https://127.0.0.1:1"))
 
 
 async def test_the_server_s_own_tls_has_no_fault(serve: Serve, tmp_path: Path) -> None:
@@ -342,7 +347,7 @@ async def test_the_server_s_own_tls_has_no_fault(serve: Serve, tmp_path: Path) -
         authority.configure_trust(made)
         return made
 
-    report = await examine(Request(server.url, tls=context, silence=BRIEF))
+    report = await examine(ExaminationRequest(server.url, tls=context, silence=BRIEF))
     assert faults(report) == set()
     (version,) = [each for each in report.findings if each.probe == "HTTP version"]
     assert version.seen == "HTTP/1.1: the server did not offer HTTP/2"

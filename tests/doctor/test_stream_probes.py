@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from sse_broadcast.doctor import stream_probes
-from sse_broadcast.doctor.connection import Connection
+from sse_broadcast.doctor.connection import ProbeConnection
 from sse_broadcast.doctor.findings import Fault, Level
 from sse_broadcast.doctor.stream_probes import (
     examine_answer,
@@ -91,14 +91,14 @@ def test_a_slow_answer_is_no_wrong_clock() -> None:
 )
 async def test_an_answer_that_is_no_stream_has_its_meaning(speak: Speak, answer: bytes, fault: Fault) -> None:
     script = await speak(answer, b"")
-    async with Connection(script.url) as connection, connection.stream("/events/x") as stream:
+    async with ProbeConnection(script.url) as connection, connection.stream("/events/x") as stream:
         assert examine_answer(stream, "welcome").fault is fault
     assert examine_answer(None, "").fault is Fault.BUFFERING
 
 
 async def test_an_opening_that_does_not_come_is_buffering(speak: Speak) -> None:
     script = await speak(Held(STREAM))
-    async with Connection(script.url, patience=0.1) as connection:
+    async with ProbeConnection(script.url, patience=0.1) as connection:
         *_, last = [each async for each in probe_buffering(connection, "x")]
     assert (last.fault, last.seen) == (
         Fault.BUFFERING,
@@ -108,7 +108,7 @@ async def test_an_opening_that_does_not_come_is_buffering(speak: Speak) -> None:
 
 async def test_an_event_that_does_not_come_is_buffering(speak: Speak) -> None:
     script = await speak(Held(OPENED), PUBLISHED, b"")
-    async with Connection(script.url, patience=0.2) as connection:
+    async with ProbeConnection(script.url, patience=0.2) as connection:
         *_, last = [each async for each in probe_buffering(connection, "x")]
     assert (last.fault, last.seen) == (
         Fault.BUFFERING,
@@ -118,7 +118,7 @@ async def test_an_event_that_does_not_come_is_buffering(speak: Speak) -> None:
 
 async def test_a_proxy_that_answers_for_the_server_is_told(speak: Speak) -> None:
     script = await speak(Held(STREAM + chunk(CLOSE)))
-    async with Connection(script.url, patience=0.2) as connection:
+    async with ProbeConnection(script.url, patience=0.2) as connection:
         *_, last = [each async for each in probe_buffering(connection, "x")]
     assert last.fault is Fault.AWAY
 
@@ -126,14 +126,14 @@ async def test_a_proxy_that_answers_for_the_server_is_told(speak: Speak) -> None
 async def test_a_stream_that_the_server_ends_is_no_timeout(speak: Speak) -> None:
     """A restart: what counts is how the reconnection goes."""
     script = await speak(OPENED + chunk(CLOSE) + END, Held(OPENED))
-    async with Connection(script.url) as connection:
+    async with ProbeConnection(script.url) as connection:
         (found,) = await probe_silence(connection, "x", 30)
     assert (found.probe, found.level) == ("reconnection", Level.OK)
 
 
 async def test_a_stream_that_is_cut_is(speak: Speak) -> None:
     script = await speak(OPENED, Held(OPENED))
-    async with Connection(script.url) as connection:
+    async with ProbeConnection(script.url) as connection:
         found = await probe_silence(connection, "x", 30)
     assert [each.fault for each in found] == [Fault.IDLE, None]
     assert "GET /events/x?heartbeat=60 HTTP/1.1" in script.heads[0]
@@ -141,7 +141,7 @@ async def test_a_stream_that_is_cut_is(speak: Speak) -> None:
 
 async def test_a_reconnection_that_gets_an_error_is_told(speak: Speak) -> None:
     script = await speak(OPENED, plain("502 Bad Gateway", "text/html", ""), b"")
-    async with Connection(script.url) as connection:
+    async with ProbeConnection(script.url) as connection:
         found = await probe_silence(connection, "x", 30)
     assert [each.fault for each in found] == [Fault.IDLE, Fault.AWAY]
 
@@ -149,19 +149,19 @@ async def test_a_reconnection_that_gets_an_error_is_told(speak: Speak) -> None:
 async def test_a_server_that_stays_away_as_it_should_is_noted(speak: Speak) -> None:
     away = STREAM + chunk(CLOSE) + END
     script = await speak(OPENED + chunk(CLOSE) + END, *[away] * 20, b"")
-    async with Connection(script.url, patience=0.2) as connection:
+    async with ProbeConnection(script.url, patience=0.2) as connection:
         (found,) = await probe_silence(connection, "x", 30)
     assert (found.probe, found.level) == ("reconnection", Level.NOTE)
 
 
 async def test_a_subscriber_that_left_and_is_still_served_is_a_fault(speak: Speak) -> None:
     script = await speak(OPENED, *[PUBLISHED] * 100, b"")
-    async with Connection(script.url, patience=0.1) as connection:
+    async with ProbeConnection(script.url, patience=0.1) as connection:
         assert (await probe_leaving(connection, "x")).fault is Fault.LEAVING
 
 
 async def test_the_server_itself_passes_each_probe(server: Server) -> None:
-    async with Connection(server.url) as connection:
+    async with ProbeConnection(server.url) as connection:
         found = [
             await probe_compression(connection, "x"),
             *await probe_silence(connection, "x", 0.1),
@@ -174,7 +174,7 @@ async def test_the_server_itself_passes_each_probe(server: Server) -> None:
 async def test_who_is_never_full_is_worth_knowing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     server = await serve(queue_size=100_000, queue_bytes=2**30, history_size=1)
     monkeypatch.setattr(stream_probes, "MOST_UNREAD", 3)
-    async with Connection(server.url) as connection:
+    async with ProbeConnection(server.url) as connection:
         found = await probe_eviction(connection, "x")
     assert (found.level, found.seen) == (
         Level.NOTE,

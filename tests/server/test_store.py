@@ -163,4 +163,4 @@ async def test_an_application_opens_and_closes_its_file(tmp_path: Path) -> None:
         assert broadcaster.channel("default").events == number
         ids.append((await broadcaster.broadcast("x")).id)
         await runner.cleanup()
-    assert maintenance.check(path).events == 2
+    assert maintenance.check_file(path).events == 2

@@ -34,7 +34,7 @@ On a full disk SQLite can neither delete nor checkpoint. Without these bytes not
 MODE = 0o600
 """Events may be anyone's: only the server's own user reads them."""
 
-HEADER = b"SQLite format 3\x00"
+SQLITE_HEADER = b"SQLite format 3\x00"
 
 CURE = "restore a backup, or move it away to begin anew"
 
@@ -204,7 +204,7 @@ class StoreFile:
             raise _unwritable(self.path, error) from None
         if not head and not must_exist:
             return
-        if not head.startswith(HEADER):
+        if not head.startswith(SQLITE_HEADER):
             raise StoreError(f"{self.path}: is no SQLite file, or its head is damaged; {CURE}")
         if int.from_bytes(head[68:72], "big") != APPLICATION_ID:
             raise StoreError(f"{self.path}: is another program's SQLite file; name another file")

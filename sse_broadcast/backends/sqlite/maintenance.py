@@ -74,7 +74,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         file.release()
 
 
-def check(path: Path) -> Summary:
+def check_file(path: Path) -> Summary:
     """Return what a file holds, if it is whole. Raises `StoreError`."""
     with reading(path) as db:
         if (fault := damage(db)) is not None:
@@ -89,7 +89,7 @@ def summary(path: Path, db: sqlite3.Connection) -> Summary:
     return Summary(events, channels, StoreFile(path, Durability.FULL).bytes, newest)
 
 
-def compact(path: Path) -> tuple[int, int]:
+def compact_file(path: Path) -> tuple[int, int]:
     """Write a file anew without its free pages; return its bytes before and after. Raises `StoreError`."""
     before = StoreFile(path, Durability.FULL).bytes
     with writing(path) as db:

@@ -60,7 +60,7 @@ class Answered(msgspec.Struct, frozen=True):
     clients: int
 
 
-Operation = Append | Trim | Forget | Remove | Clear | Expire
+StoreOperation = Append | Trim | Forget | Remove | Clear | Expire
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ class Appended(msgspec.Struct, frozen=True):
     scope: bytes | None = None
 
 
-class Commit(msgspec.Struct, frozen=True):
+class CommitResult(msgspec.Struct, frozen=True):
     """What one transaction has done: a result, or an error, for each operation, and what has changed.
 
     Its number is 0 if it was not committed.

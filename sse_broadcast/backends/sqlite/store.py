@@ -20,6 +20,7 @@ from sse_broadcast.backends.base import (
     StartPoint,
 )
 from sse_broadcast.backends.directory import Directory, StoredChannel
+from sse_broadcast.backends.memory.backend import MAX_LAST
 from sse_broadcast.backends.memory.channel_index import SEARCH_SLICE
 from sse_broadcast.backends.sqlite.file import StoreFile
 from sse_broadcast.backends.sqlite.operations import (
@@ -27,16 +28,16 @@ from sse_broadcast.backends.sqlite.operations import (
     Append,
     Appended,
     Clear,
-    Commit,
+    CommitResult,
     Expire,
     Forget,
-    Operation,
     Remove,
+    StoreOperation,
     Trim,
 )
 from sse_broadcast.backends.sqlite.pages import Pages
 from sse_broadcast.backends.sqlite.terms import Terms
-from sse_broadcast.backends.sqlite.writer import Opened, Writer
+from sse_broadcast.backends.sqlite.writer import OpenedStore, StoreWriter
 from sse_broadcast.backends.store import TakePublications
 from sse_broadcast.channels import Selector, match_steps
 from sse_broadcast.config.policy import ChannelPolicies
@@ -50,11 +51,8 @@ logger = logging.getLogger("sse_broadcast.store")
 MAX_WAITING = 10_000
 """Publishes that may wait for the disk."""
 
-MAX_WAITING_BYTES = 16 << 20
+MAX_WAITING_DATA = 16 << 20
 """Characters of their data."""
-
-MAX_LAST = 1000
-"""Channels of which `last` gives the newest event, at most."""
 
 TRIMS_AT_ONCE = 64
 """Channels that are trimmed in one look at what is too old."""
@@ -92,7 +90,7 @@ class SqliteStore:
         metrics.bytes = lambda: file.bytes
         self._clock = clock
         self._terms = Terms(())
-        self._writer = Writer(
+        self._writer = StoreWriter(
             file,
             window=window,
             on_commit=self._from_thread(self._on_commit),
@@ -103,7 +101,7 @@ class SqliteStore:
         self._pages: Pages | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         # By the operation they wait for, which is in the writing thread meanwhile.
-        self._waiting: dict[int, tuple[Operation, asyncio.Future[object]]] = {}
+        self._waiting: dict[int, tuple[StoreOperation, asyncio.Future[object]]] = {}
         self._waiting_bytes = 0
         self._trimming: set[str] = set()
         self._commits = 0
@@ -135,9 +133,9 @@ class SqliteStore:
     async def start(self) -> None:
         """Open the file. Raises `StoreError` if it cannot be used."""
         self._loop = loop = asyncio.get_running_loop()
-        opened: asyncio.Future[Opened] = loop.create_future()
+        opened: asyncio.Future[OpenedStore] = loop.create_future()
 
-        def tell(found: Opened | BaseException) -> None:
+        def tell(found: OpenedStore | BaseException) -> None:
             loop.call_soon_threadsafe(_resolve, opened, found)
 
         self._writer.start(tell)
@@ -184,7 +182,7 @@ class SqliteStore:
         self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None, publisher: str
     ) -> Receipt:
         """Store and announce, and return the last receipt."""
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
+        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_DATA:
             raise BackendUnavailableError("too many publishes wait for the disk")
         limits = {
             channel: self._policies.for_channel(channel).limits
@@ -210,7 +208,7 @@ class SqliteStore:
         assert isinstance(removed, int)
         return removed
 
-    async def _do(self, operation: Operation, size: int = 0) -> object:
+    async def _do(self, operation: StoreOperation, size: int = 0) -> object:
         """Have the writing thread do something, and return its result.
 
         Whoever is cancelled meanwhile has had it done all the same.
@@ -223,7 +221,7 @@ class SqliteStore:
         finally:
             self._waiting_bytes -= size
 
-    def _put(self, operation: Operation) -> "asyncio.Future[object]":
+    def _put(self, operation: StoreOperation) -> "asyncio.Future[object]":
         assert self._loop is not None
         future: asyncio.Future[object] = self._loop.create_future()
         self._waiting[id(operation)] = (operation, future)
@@ -240,7 +238,7 @@ class SqliteStore:
 
         return tell
 
-    def _on_commit(self, group: Sequence[Operation], commit: Commit) -> None:
+    def _on_commit(self, group: Sequence[StoreOperation], commit: CommitResult) -> None:
         """Take what was committed, in order, and answer who waits for it. One step: nothing comes between."""
         directory = self._directory
         if commit.number:
@@ -268,7 +266,7 @@ class SqliteStore:
                 self._committed.set_result(None)
                 self._committed = None
 
-    def _announce(self, operation: Operation, result: object) -> object:
+    def _announce(self, operation: StoreOperation, result: object) -> object:
         match operation:
             case Append():
                 assert isinstance(result, Appended)
@@ -505,11 +503,11 @@ class SqliteStore:
         return self._now
 
 
-def _positions(commit: Commit) -> list[int]:
+def _positions(commit: CommitResult) -> list[int]:
     return [result.position for result in commit.results if isinstance(result, Appended)]
 
 
-def _resolve(future: "asyncio.Future[Opened]", found: Opened | BaseException) -> None:
+def _resolve(future: "asyncio.Future[OpenedStore]", found: OpenedStore | BaseException) -> None:
     if future.done():
         return
     if isinstance(found, BaseException):

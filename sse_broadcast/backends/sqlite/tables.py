@@ -17,8 +17,8 @@ from sse_broadcast.backends.sqlite.operations import (
     Clear,
     Expire,
     Forget,
-    Operation,
     Remove,
+    StoreOperation,
     Trim,
 )
 from sse_broadcast.backends.sqlite.schema import placeholders
@@ -46,7 +46,7 @@ MAX_EVICTED = 512
 CACHED_CHANNELS = 16_384
 """Channels whose rows the thread keeps. Beyond it all are read anew."""
 
-MAX_KEYS = 100_000
+MAX_STORED_KEYS = 100_000
 """Idempotency keys remembered at most."""
 
 MAX_RETIRED = 100_000
@@ -139,7 +139,7 @@ class Tables:
         """Whether the transaction has changed anything: else there is nothing to commit."""
         return self._db.total_changes != self._began
 
-    def apply(self, operation: Operation) -> object:
+    def apply(self, operation: StoreOperation) -> object:
         """Do one operation, and return its result. Raises `IdempotencyError`, and then has done nothing."""
         match operation:
             case Append():
@@ -463,7 +463,7 @@ class Tables:
 
     def _remember(self, scope: bytes, asked: Append, now: float) -> None:
         assert asked.key is not None
-        if self._key_count >= MAX_KEYS:
+        if self._key_count >= MAX_STORED_KEYS:
             self._forget_key()
         values = (
             scope,

@@ -13,7 +13,7 @@ import msgspec
 
 from sse_broadcast.backends.directory import ChannelChange
 from sse_broadcast.backends.sqlite.file import StoreFile
-from sse_broadcast.backends.sqlite.operations import Answered, Append, Commit, Operation
+from sse_broadcast.backends.sqlite.operations import Answered, Append, CommitResult, StoreOperation
 from sse_broadcast.backends.sqlite.tables import Tables
 from sse_broadcast.backends.sqlite.terms import Term, begin_term, end_term
 from sse_broadcast.errors import BackendUnavailableError, IdempotencyError, UncertainPublishError
@@ -27,7 +27,7 @@ BYTES_PER_COMMIT = 1 << 20
 EVENT_COST = 2048
 """Characters that an event counts for besides its data: 512 small ones are a transaction."""
 
-RETRY_SECONDS = 1.0
+WRITE_RETRY_SECONDS = 1.0
 """Seconds between two attempts to write again, after a failure."""
 
 VACUUM_PAGES = 256
@@ -46,7 +46,7 @@ LARGE_LOG = 1 << 20
 """Bytes of the log of changes beyond which it is emptied when nothing is published."""
 
 
-class Opened(msgspec.Struct, frozen=True):
+class OpenedStore(msgspec.Struct, frozen=True):
     """What a file held when it was opened. `position` is the marker of this term, or 0 in an empty file."""
 
     epoch: str
@@ -61,10 +61,10 @@ class Opened(msgspec.Struct, frozen=True):
     keys_expire: float | None
 
 
-Item = Operation | Answered | None
+Item = StoreOperation | Answered | None
 
 
-class Writer:
+class StoreWriter:
     """Owns the writing thread. Calls from the event loop only put something into its queue.
 
     `on_commit` is called in the thread, with the operations and what has become of them, in order;
@@ -76,7 +76,7 @@ class Writer:
         file: StoreFile,
         *,
         window: float,
-        on_commit: Callable[[Sequence[Operation], Commit], None],
+        on_commit: Callable[[Sequence[StoreOperation], CommitResult], None],
         on_failure: Callable[[str | None], None],
         metrics: StoreMetrics,
     ) -> None:
@@ -88,19 +88,21 @@ class Writer:
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._answers: list[Answered] = []
         self._failure: str | None = None
-        self._unknown: tuple[Sequence[Operation], Commit] | None = None  # whether it was done is not known
+        self._unknown: tuple[Sequence[StoreOperation], CommitResult] | None = (
+            None  # whether it was done is not known
+        )
         self._thread: threading.Thread | None = None
         self._tidy = False
         self._closing = False
 
-    def start(self, opened: Callable[[Opened | BaseException], None]) -> None:
+    def start(self, opened: Callable[[OpenedStore | BaseException], None]) -> None:
         """Open the file in the thread, and tell `opened` what it held, or why it cannot be used."""
         self._thread = threading.Thread(
             target=self._run, args=(opened,), name="sse-broadcast-store", daemon=True
         )
         self._thread.start()
 
-    def put(self, item: Operation | Answered) -> None:
+    def put(self, item: StoreOperation | Answered) -> None:
         """Have something done, behind all that was put before. Never waits."""
         self._queue.put(item)
 
@@ -110,7 +112,7 @@ class Writer:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, opened: Callable[[Opened | BaseException], None]) -> None:
+    def _run(self, opened: Callable[[OpenedStore | BaseException], None]) -> None:
         try:
             self._db = self._file.open()
             try:
@@ -130,7 +132,7 @@ class Writer:
         finally:
             self._close()
 
-    def _open(self) -> Opened:
+    def _open(self) -> OpenedStore:
         term, terms = begin_term(self._db, self._file.durability)
         if not self._file.reserve():
             logger.warning(
@@ -139,7 +141,7 @@ class Writer:
             )
         self._tables = tables = Tables(self._db, epoch=term.epoch, window=self._window)
         (newest,) = self._db.execute("SELECT time FROM state").fetchone()
-        return Opened(
+        return OpenedStore(
             term.epoch,
             tables.position,
             terms,
@@ -152,14 +154,14 @@ class Writer:
             tables.keys_expire,
         )
 
-    def _next_group(self) -> list[Operation] | None:
+    def _next_group(self) -> list[StoreOperation] | None:
         """Return what waits, as much as one transaction may have; None at the end.
 
         It is empty if nothing has come for a while, or only what can wait for the next commit.
         """
         if self._closing:
             return None
-        group: list[Operation] = []
+        group: list[StoreOperation] = []
         room = BYTES_PER_COMMIT
         with contextlib.suppress(queue.Empty):
             item = self._queue.get(timeout=self._patience())
@@ -179,10 +181,10 @@ class Writer:
 
     def _patience(self) -> float | None:
         if self._failure is not None:
-            return RETRY_SECONDS
+            return WRITE_RETRY_SECONDS
         return IDLE_SECONDS if self._tidy or self._answers else None
 
-    def _write(self, group: Sequence[Operation]) -> None:
+    def _write(self, group: Sequence[StoreOperation]) -> None:
         """Commit a group whole; or else have each of it told what is known."""
         if self._failure is not None:
             self._recover()
@@ -190,7 +192,7 @@ class Writer:
             self._refuse(group, BackendUnavailableError(self._failure))
             return
         tables = self._tables
-        commit: Commit | None = None
+        commit: CommitResult | None = None
         began = time.perf_counter()
         try:
             tables.begin()
@@ -202,7 +204,7 @@ class Writer:
                 self._db.execute("ROLLBACK")
                 self._on_commit(group, self._nothing_done(results))
                 return
-            commit = Commit(
+            commit = CommitResult(
                 tables.commits,
                 results,
                 changes,
@@ -224,13 +226,13 @@ class Writer:
         if not commit.number % COMMITS_PER_VACUUM:
             self._vacuum(FREE_SHARE)
 
-    def _apply(self, operation: Operation) -> object:
+    def _apply(self, operation: StoreOperation) -> object:
         try:
             return self._tables.apply(operation)
         except IdempotencyError as error:
             return error
 
-    def _fail(self, group: Sequence[Operation], error: Exception, commit: Commit | None) -> None:
+    def _fail(self, group: Sequence[StoreOperation], error: Exception, commit: CommitResult | None) -> None:
         """Tell each of a group that it failed. `commit` is what was being committed when it did."""
         self._metrics.failed()
         reason = _reason(self._file.path, error)
@@ -245,12 +247,12 @@ class Writer:
         logger.error("%(reason)s", {"reason": reason})
         self._recover()
 
-    def _refuse(self, group: Sequence[Operation], error: Exception) -> None:
+    def _refuse(self, group: Sequence[StoreOperation], error: Exception) -> None:
         self._on_commit(group, self._nothing_done([error] * len(group)))
 
-    def _nothing_done(self, results: Sequence[object]) -> Commit:
+    def _nothing_done(self, results: Sequence[object]) -> CommitResult:
         tables = self._tables
-        return Commit(0, results, (), tables.events, tables.bytes, tables.forgotten)
+        return CommitResult(0, results, (), tables.events, tables.bytes, tables.forgotten)
 
     def _recover(self) -> None:
         """Try to write again. Where the disk is full, the reserve makes room for SQLite to work in."""
@@ -343,7 +345,7 @@ def _channels(db: sqlite3.Connection) -> list[ChannelChange]:
     ]
 
 
-def _cost(operation: Operation) -> int:
+def _cost(operation: StoreOperation) -> int:
     """Return how much of a transaction an operation takes, in characters of data."""
     if not isinstance(operation, Append):
         return EVENT_COST

@@ -33,20 +33,20 @@ from sse_broadcast.server.streams.sink import TransportSink
 from sse_broadcast.server.transport.socket_options import tune_connection
 from sse_broadcast.version import __version__
 
-INTERVAL = 1.0
+SAMPLE_INTERVAL = 1.0
 """Seconds between two samples."""
 
-End = asyncio.Future[CloseReason]
+StreamEnd = asyncio.Future[CloseReason]
 
 
 def end_status_streams(app: web.Application) -> None:
     """End every status stream, since the server shuts down."""
-    ends: set[End] = app[STATUS_STREAMS]
+    ends: set[StreamEnd] = app[STATUS_STREAMS]
     for end in ends:
         _end(end, CloseReason.DRAIN)
 
 
-def _end(end: End, reason: CloseReason) -> None:
+def _end(end: StreamEnd, reason: CloseReason) -> None:
     # A revocation may follow an expiry: the first reason is the one that the client is told.
     if not end.done():
         end.set_result(reason)
@@ -69,7 +69,7 @@ async def stream_status(request: web.Request) -> web.StreamResponse:
     except Problem as problem:
         turn_away(request, problem, request.query)
         raise
-    end: End = asyncio.get_running_loop().create_future()
+    end: StreamEnd = asyncio.get_running_loop().create_future()
     app[STATUS_STREAMS].add(end)
     try:
         if session is not None:
@@ -92,7 +92,7 @@ def _require_open(request: web.Request, callers: Callers) -> None:
         services_of(request).rate_limiter.stream()
 
 
-async def _stream(request: web.Request, end: End) -> web.StreamResponse:
+async def _stream(request: web.Request, end: StreamEnd) -> web.StreamResponse:
     services = services_of(request)
     config = services.config
     sink = TransportSink(request, TEXT)
@@ -111,7 +111,7 @@ async def _stream(request: web.Request, end: End) -> web.StreamResponse:
             await response.write(wire.encode(Event(_sample(request), json=True), None))
         elif loop.time() - taken > config.write_timeout:
             break
-        await asyncio.wait({end}, timeout=INTERVAL)
+        await asyncio.wait({end}, timeout=SAMPLE_INTERVAL)
     if sink.unsent_bytes:
         sink.abort()  # a graceful end would wait for the peer that reads nothing
     elif end.done():

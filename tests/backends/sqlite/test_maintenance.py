@@ -88,7 +88,7 @@ def test_a_bad_line_imports_nothing(tmp_path: Path, line: bytes, said: str) -> N
     with pytest.raises(StoreError, match=said) as error:
         list(maintenance.import_lines(path, [good, line]))
     assert str(error.value).startswith(f"{path}: nothing was imported: ")
-    assert maintenance.check(path).events == 0
+    assert maintenance.check_file(path).events == 0
 
 
 async def test_a_file_is_checked_while_a_server_has_it(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ async def test_a_file_is_checked_while_a_server_has_it(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     case = await opened(path)
     await case.publish("a b")
-    assert maintenance.check(path) == Summary(1, 2, StoreFile(path, Durability.FULL).bytes, 1)
+    assert maintenance.check_file(path) == Summary(1, 2, StoreFile(path, Durability.FULL).bytes, 1)
     assert len(lines_of(path)) == 1
-    for change in (lambda: maintenance.compact(path), lambda: list(maintenance.import_lines(path, []))):
+    for change in (lambda: maintenance.compact_file(path), lambda: list(maintenance.import_lines(path, []))):
         with pytest.raises(StoreError, match=f"is in use by process {os.getpid()}"):
             change()
     await case.backend.aclose()
@@ -113,7 +113,7 @@ async def test_a_compacted_file_is_smaller(tmp_path: Path) -> None:
     await case.publish("b", "kept")
     await case.backend.clear("a")
     await case.backend.aclose()
-    before, after = maintenance.compact(path)
+    before, after = maintenance.compact_file(path)
     assert after <= before
     assert after < 200_000
     assert [b"kept" in line for line in lines_of(path)] == [True]
@@ -132,10 +132,10 @@ async def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError, match=r"is damaged \(.+\); restore a backup, or move it away to begin anew"
     ):
-        maintenance.check(path)
+        maintenance.check_file(path)
 
 
-@pytest.mark.parametrize("act", [maintenance.check, lines_of])
+@pytest.mark.parametrize("act", [maintenance.check_file, lines_of])
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path, act: Callable[[Path], object]) -> None:
     """A mistyped name is told."""
     path = tmp_path / "a.db"

@@ -14,7 +14,7 @@ from sse_broadcast.backends.sqlite import terms
 from sse_broadcast.backends.sqlite.operations import Append
 from sse_broadcast.backends.sqlite.pages import Pages
 from sse_broadcast.backends.sqlite.store import SqliteStore
-from sse_broadcast.backends.sqlite.writer import Writer
+from sse_broadcast.backends.sqlite.writer import StoreWriter
 from sse_broadcast.backends.tiered import TieredBackend
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import ChannelPolicies
@@ -180,18 +180,18 @@ def names_a_life_by_how_many_there_were(patch: pytest.MonkeyPatch) -> None:
 
 
 def sends_a_commit_again_of_which_nothing_is_known(patch: pytest.MonkeyPatch) -> None:
-    def again(self: Writer) -> None:
+    def again(self: StoreWriter) -> None:
         if self._unknown is not None:
             group, _ = self._unknown
             self._unknown = None
             for operation in (*group, *group):
                 self.put(operation)
 
-    patch.setattr(Writer, "_settle_unknown", again)
+    patch.setattr(StoreWriter, "_settle_unknown", again)
 
 
 def forgets_a_commit_of_which_nothing_is_known(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Writer, "_settle_unknown", lambda self: None)
+    patch.setattr(StoreWriter, "_settle_unknown", lambda self: None)
 
 
 MUTANTS: list[tuple[Mutate, str]] = [

@@ -6,7 +6,7 @@ from sse_broadcast.backends.sqlite.operations import (
     Append,
     Appended,
     Clear,
-    Commit,
+    CommitResult,
     Expire,
     Forget,
     Remove,
@@ -27,7 +27,7 @@ LIMITS = HistoryLimits(1, 1, 1.0)
         Clear("a"),
         Expire(0.0),
         Appended((), 1, 1),
-        Commit(1, (), (), 0, 0, 0),
+        CommitResult(1, (), (), 0, 0, 0),
     ],
     ids=lambda value: type(value).__name__,
 )

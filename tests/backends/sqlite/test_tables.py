@@ -16,8 +16,8 @@ from sse_broadcast.backends.sqlite.operations import (
     Clear,
     Expire,
     Forget,
-    Operation,
     Remove,
+    StoreOperation,
     Trim,
 )
 from sse_broadcast.backends.sqlite.schema import create_tables
@@ -57,7 +57,7 @@ def append(
     return Append(drafts, dict.fromkeys(channels.split(), limits), now, publisher, key)
 
 
-def commit(db: sqlite3.Connection, tables: Tables, *operations: Operation) -> list[object]:
+def commit(db: sqlite3.Connection, tables: Tables, *operations: StoreOperation) -> list[object]:
     tables.begin()
     results = [tables.apply(each) for each in operations]
     tables.finish()
@@ -231,13 +231,13 @@ def test_the_numbers_that_are_kept_are_true(
     now = 0.0
     for _ in range(40):
         now += chance.choice([0.0, 1.0, 5.0])
-        group: list[Operation] = []
+        group: list[StoreOperation] = []
         for _ in range(chance.randint(1, 4)):
             name = chance.choice("abc")
             limits = HistoryLimits(chance.choice([0, 2, 5]), chance.choice([200, 1 << 20]), 10.0)
             several = " ".join(chance.sample("abc", chance.randint(1, 3)))
             data = ["x" * chance.randint(0, 99)] * chance.randint(1, 4)
-            choices: list[Operation] = [
+            choices: list[StoreOperation] = [
                 append(several, *data, limits=limits, now=now),
                 append(name, limits=limits, now=now, id=chance.choice(["one", "two", None])),
                 Trim(name, limits, now, chance.choice([0, 300])),
@@ -276,7 +276,7 @@ def test_nothing_is_scanned_to_publish_or_to_evict(db: sqlite3.Connection, table
             )
 
 
-def commit_quietly(db: sqlite3.Connection, tables: Tables, *operations: Operation) -> None:
+def commit_quietly(db: sqlite3.Connection, tables: Tables, *operations: StoreOperation) -> None:
     tables.begin()
     for each in operations:
         tables.apply(each)
