@@ -56,7 +56,7 @@ class SocketConnections:
         asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._read)
 
     async def open(self, subscription: Subscription, request: bytes) -> None:
-        """See `Connections`."""
+        """Connect, subscribe, and note each frame as it arrives."""
         sock = await self._address.open_socket(frozen=subscription.is_frozen)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -102,7 +102,7 @@ class SocketConnections:
         sock.close()
 
     def close(self) -> None:
-        """See `Connections`."""
+        """Connect, subscribe, and note each frame as it arrives."""
         asyncio.get_running_loop().remove_reader(self._epoll.fileno())
         self._epoll.close()
 
@@ -114,7 +114,7 @@ class ProtocolConnections:
         self._address = address
 
     async def open(self, subscription: Subscription, request: bytes) -> None:
-        """See `Connections`."""
+        """Connect, subscribe, and note each frame as it arrives."""
         make = functools.partial(_ReadProtocol, subscription)
         protocol = await self._address.connect(make, frozen=subscription.is_frozen)
         protocol.write(request)

@@ -79,7 +79,7 @@ class PublishConnection(asyncio.Protocol):
         """Ignore what the answer says."""
 
     def on_message_complete(self) -> None:
-        """Give the status to who waits for it."""
+        """Set the status of the answer, for which the publisher waits."""
         self.answered = time.monotonic()
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():

@@ -11,7 +11,7 @@ from sse_broadcast.wire import CONTENT_TYPE
 
 CHANNEL = "{channel}"
 MESSAGE = "{message}"
-"""What is replaced in the URLs and in the body of another server."""
+"""Placeholders in the URLs and in the body for another server."""
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 TEXT_TYPE = "text/plain; charset=utf-8"

@@ -158,7 +158,11 @@ or out of order; 130 Ctrl-C.""",
 )
 @click.option("--publish-url", default="", metavar="URL", help="Where another server is published to.")
 @click.option(
-    "--publish-body", default=MESSAGE, show_default=True, metavar="TEXT", help="What is posted there."
+    "--publish-body",
+    default=MESSAGE,
+    show_default=True,
+    metavar="TEXT",
+    help="Body of each publish to another server.",
 )
 @click.option(
     "--publish-header",

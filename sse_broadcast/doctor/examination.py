@@ -44,7 +44,7 @@ OnFinding = Callable[[Finding], object]
 
 @dataclass(frozen=True, slots=True)
 class ExaminationRequest:
-    """What is to be examined, and how. `tls` makes a context: each connection offers other protocols."""
+    """The server to examine, and how. `tls` makes a context: each connection offers other protocols."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
