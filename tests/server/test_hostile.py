@@ -46,7 +46,7 @@ SMUGGLED = b"GET /status HTTP/1.1\r\n" + HOST + b"\r\n"
 @pytest.fixture
 def hasty(monkeypatch: Patch) -> None:
     """Shorten time-outs of seconds to fractions of one."""
-    monkeypatch.setattr(connection, "KEEP_ALIVE", 0.5)
+    monkeypatch.setattr(connection, "KEEP_ALIVE", 3.0)  # the healthy publisher must keep within it
     options = {**OPTIONS, "lingering_time": 0.3}
     monkeypatch.setattr(connection, "OPTIONS", types.MappingProxyType(options))
 

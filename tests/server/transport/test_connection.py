@@ -350,8 +350,8 @@ async def test_a_client_that_does_not_read_its_responses_is_disconnected(serve: 
 async def test_a_client_that_reads_its_responses_slowly_stays(serve: Serve, monkeypatch: Patch) -> None:
     """It may take any time if it makes progress, and is not cut off afterwards."""
     monkeypatch.setattr(connection, "PROGRESS", 1)
-    server = await serve(write_timeout=0.1, send_buffer=4096)
-    patience = kernel_timeout(0.1)
+    server = await serve(write_timeout=0.5, send_buffer=4096)
+    patience = kernel_timeout(0.5)
     client = await RawClient.open(server.port, receive_buffer=4096)
     count, loop = 2000, asyncio.get_running_loop()
     asking = asyncio.create_task(client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * count))
@@ -359,7 +359,9 @@ async def test_a_client_that_reads_its_responses_slowly_stays(serve: Serve, monk
     (found,) = connections(server)
     paused = loop.time()
     while found.writing_paused or loop.time() - paused < patience * 2:
-        client.buffer += await loop.sock_recv(client.sock, 4000)
+        received = await loop.sock_recv(client.sock, 4000)
+        assert received, server.broadcaster.counts.refused
+        client.buffer += received
         await asyncio.sleep(0.04)
     assert loop.time() - paused > patience * 2
     for _ in range(count):
