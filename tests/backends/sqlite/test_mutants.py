@@ -121,7 +121,7 @@ async def a_snapshot_is_restored_twice(folder: Path, patch: pytest.MonkeyPatch) 
 
 async def a_commit_fails_and_was_done(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Whoever follows gets the event once, whatever its publisher was told."""
-    patch.setattr("sse_broadcast.backends.sqlite.writer.RETRY_SECONDS", 0.02)
+    patch.setattr("sse_broadcast.backends.sqlite.writer.WRITE_RETRY_SECONDS", 0.02)
     scene = Scene(folder / "history.db")
     await scene.case.backend.start()
     try:

@@ -175,7 +175,7 @@ def test_keys_are_bounded_and_each_publisher_keeps_its_own(
     db: sqlite3.Connection, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest goes of whoever has most."""
-    monkeypatch.setattr(module, "MAX_KEYS", 4)
+    monkeypatch.setattr(module, "MAX_STORED_KEYS", 4)
     keys = [IdempotencyKey((str(number),), b"d") for number in range(6)]
     commit(db, tables, append("a", publisher="quiet", idempotency=keys[0]))
     for key in keys[1:]:

@@ -113,7 +113,7 @@ class Scene:
 @pytest.fixture
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     """Open a file on a disk that may fail."""
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(module, "WRITE_RETRY_SECONDS", 0.02)
     found = Scene(tmp_path / "history.db")
     await found.case.backend.start()
     yield found
