@@ -93,7 +93,8 @@ async def test_thousands_of_full_sinks_are_aborted_a_few_in_each_turn() -> None:
         await asyncio.sleep(0)
         if (aborted := sum(sink.aborted for sink in sinks)) != counts[-1]:
             counts.append(aborted)
-    assert max(more - before for before, more in itertools.pairwise(counts)) <= OUTBOXES_PER_TURN
+    # A tick of the timer and a slice may share an iteration of the event loop.
+    assert max(more - before for before, more in itertools.pairwise(counts)) <= 2 * OUTBOXES_PER_TURN
     assert broadcaster.counts.aborted == len(sinks)
 
 
