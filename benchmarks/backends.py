@@ -154,7 +154,7 @@ def measure(backend: str, publishers: int, folder: Path, chosen: argparse.Namesp
 
 
 async def load(server: Server, publishers: int, seconds: int) -> tuple[list[float], float]:
-    """Have so many publish, and return their delays and the server's CPU seconds."""
+    """Run publishers, and return their delays and the server's CPU seconds."""
     loop = asyncio.get_running_loop()
     everyone = [Publisher(number) for number in range(publishers)]
     for each in everyone:

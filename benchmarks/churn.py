@@ -108,11 +108,11 @@ class Client:
             raise ConnectionError(f"was answered {status!r}")
 
     def shut(self) -> None:
-        """Say that nothing more will be sent."""
+        """Close the sending side."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Have `close` send a RST."""
+        """Let `close` send a RST."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ class Churn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen of the server at rest."""
+    """The server's state at rest."""
 
     resident: int
     descriptors: int

@@ -26,14 +26,14 @@ NEWS = re.compile(rb'event: \$(\w+)\n(?:retry: (\d+)\n)?data: \{"reason": "(\w+)
 SUBSCRIBE = "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
 
 END = b"\r\n0\r\n\r\n"
-"""What is behind the last block of a body that is whole."""
+"""The bytes that end a complete body."""
 
 AT_ONCE = 200
 """Connections that are on their way at one time."""
 
 
 def raise_descriptor_limit() -> None:
-    """Have as many descriptors as we may."""
+    """Raise the limit of descriptors to its maximum."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -104,7 +104,7 @@ class Stream(asyncio.Protocol):
         self._tail = data
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Say whether the body was whole."""
+        """Report whether the body was complete."""
         self.whole = exc is None and self._tail == END
         if not self.opened.done():
             self.opened.set_result(False)

@@ -67,7 +67,7 @@ RETURNS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was seen from the signal on."""
+    """Observations from the signal on."""
 
     code: int
     took: float
@@ -95,7 +95,7 @@ def main() -> int:
 
 
 async def drain(chosen: argparse.Namespace) -> Outcome:
-    """Have everyone read and publish, and stop the server."""
+    """Let all clients subscribe and publish, and stop the server."""
     plan = ours("--send-buffer", str(SEND_BUFFER), "--write-timeout", "600", "--log-level", "warning")
     answers = Answers()
     with process(plan.command) as server:

@@ -177,7 +177,7 @@ def stopped(folder: Path, options: argparse.Namespace) -> Iterator[Check]:
 
 
 def clock(folder: Path, options: argparse.Namespace) -> Iterator[Check]:
-    """Have the clock of the day jump."""
+    """Make the wall clock jump."""
     if FAKETIME is None:
         fail("libfaketime is not installed: apt-get install faketime")
     with tempfile.TemporaryDirectory() as temp:
@@ -199,7 +199,7 @@ def clock(folder: Path, options: argparse.Namespace) -> Iterator[Check]:
 
 
 def with_clock(plan: Plan, setting: Path) -> Plan:
-    """Have the clock of a server's day, and no other, be what a file says."""
+    """Let a file set the wall clock of a server, and no other clock."""
     faked = [f"LD_PRELOAD={FAKETIME}", f"FAKETIME_TIMESTAMP_FILE={setting}"]
     faked += ["FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME_NO_CACHE=1"]
     return dataclasses.replace(plan, command=["env", *faked, *plan.command])
@@ -308,7 +308,7 @@ def reload(folder: Path, options: argparse.Namespace) -> Iterator[Check]:
 
 
 def disk(folder: Path, options: argparse.Namespace) -> Iterator[Check]:
-    """Have the log go to a full disk."""
+    """Write the log to a full disk."""
     plan = ours("--log-level", "debug", "--log-format", "json", python=options.python)
     plan = dataclasses.replace(plan, command=["sh", "-c", 'exec "$@" 2>/dev/full', "sh", *plan.command])
     with running(plan) as server:

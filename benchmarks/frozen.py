@@ -144,7 +144,7 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen of the server at one time."""
+    """The server's state at one time."""
 
     at: float
     resident: int

@@ -69,7 +69,7 @@ WORK: dict[str, tuple[Callable[[Path, Server], Row], str, float]] = {
     "steady": (steady, "cpu_us_per_delivery", 1.05),
     "connect": (connect, "cpu_us_per_connection", 1.25),
 }
-"""What is done, what of it is compared, and how many times that of the open server it may be."""
+"""The work, the measure that is compared, and its bound as a multiple of the open server's."""
 
 
 def main() -> int:

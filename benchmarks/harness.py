@@ -42,7 +42,7 @@ def fail(message: str) -> NoReturn:
 
 
 def stop_on_sigterm() -> None:
-    """Have SIGTERM end the benchmark as Ctrl-C does: by way of every context manager."""
+    """Make SIGTERM end the benchmark as Ctrl-C does, through every context manager."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 

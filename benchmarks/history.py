@@ -285,7 +285,7 @@ class Scale:
 
 
 def warm_up(server: Server, client: Client, size: int) -> None:
-    """Have every part of the server run once."""
+    """Run every part of the server once."""
     client.publish(WARM_UP, size)
     for request in (TEXT, ENVELOPES, NDJSON):
         read_all(server, client, request)

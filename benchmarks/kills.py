@@ -63,7 +63,7 @@ GET = b"GET /events/%s HTTP/1.0\r\nHost: localhost\r\nAccept: application/x-any\
 
 @dataclass
 class Scene:
-    """What is going on, and what has happened so far."""
+    """The state of the run, and its record so far."""
 
     port: int
     answered: dict[str, tuple[int, str]] = field(default_factory=dict)

@@ -125,7 +125,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Traced:
-    """What was allocated since it began, and is kept."""
+    """The bytes allocated since the start that are still held."""
 
     def __enter__(self) -> Self:
         gc.collect()

@@ -1,4 +1,4 @@
-"""What it costs to be seen: metrics that are scraped every five seconds and a log on, beside neither.
+"""The cost of observation: metrics scraped every five seconds and a log, beside neither.
 
     python -m benchmarks.observed [--parts instructions,time,crowd] [--pairs 15] [--crowd 5000]
                                   [--python PATH] [--check]
@@ -130,7 +130,7 @@ def delivery(flags: tuple[str, ...], python: str) -> float:
 
 
 def executed(flags: tuple[str, ...], python: str, *, events: int = 0, scrapes: int = 0) -> int:
-    """Give the instructions that a server executes from its start to its end, with so much to do between."""
+    """Return the instructions that a server executes from its start to its end, with this work between."""
     plan = ours(*flags, *NEVER, python=python)
     valgrind = shutil.which("valgrind") or fail("valgrind is not installed: apt-get install valgrind")
     command = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", *plan.command]
@@ -153,7 +153,7 @@ def executed(flags: tuple[str, ...], python: str, *, events: int = 0, scrapes: i
 
 
 def work(server: Server, *, events: int, scrapes: int) -> None:
-    """Have readers get events one by one, each when everyone has the one before; and scrape."""
+    """Publish events one by one, each after all subscribers have the one before, and scrape."""
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(socket.create_connection((HOST, server.port))) for _ in range(READERS)]
         for reader in readers:
@@ -192,7 +192,7 @@ def measure(folder: Path, plan: Plan) -> float:
 
 @contextlib.contextmanager
 def scraped(server: Server) -> Iterator[None]:
-    """Have a server scraped, at once and again and again, meanwhile."""
+    """Scrape a server repeatedly during a block, beginning at once."""
     over = threading.Event()
 
     def go_on() -> None:

@@ -95,7 +95,7 @@ class Reader(asyncio.Protocol):
 
 
 def crowd(port: int, subscribers: int, events: int, told: Connection) -> None:
-    """Have so many subscribers catch up, in a process of their own, and tell how many have everything."""
+    """Let subscribers catch up in a process of their own, and report how many have everything."""
     told.send(asyncio.run(_crowd(port, subscribers, events)))
 
 
@@ -166,7 +166,7 @@ async def _follow(port: int, delays: list[float]) -> None:
 
 
 async def measure(backend: str, server: Server, chosen: argparse.Namespace) -> Run:
-    """Have everyone catch up while live events arrive."""
+    """Let all subscribers catch up while live events arrive."""
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     watching = asyncio.create_task(live(server, chosen.rate, over))

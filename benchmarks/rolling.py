@@ -93,7 +93,7 @@ class Follower:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was seen."""
+    """The observations of a run."""
 
     codes: tuple[int, int]
     followers: list[Follower]
@@ -118,7 +118,7 @@ def main() -> int:
 
 
 async def roll(chosen: argparse.Namespace) -> Outcome:
-    """Have everyone read and publish, and replace the server."""
+    """Let all clients subscribe and publish, and replace the server."""
     loop = asyncio.get_running_loop()
     answers = Answers()
     with contextlib.ExitStack() as stack:

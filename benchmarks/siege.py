@@ -184,7 +184,7 @@ def faults(log: Path) -> list[str]:
 
 
 def separate(server: Server) -> None:
-    """Give the server a core of its own, if there is another: attackers have machines of their own."""
+    """Pin the server to a core of its own, if there is another: attackers have machines of their own."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         for process in family(server.pid):
@@ -398,7 +398,7 @@ def run(folder: Path, server: Server, private: int, options: argparse.Namespace)
 
 @contextlib.contextmanager
 def yielding() -> Iterator[None]:
-    """Have this thread get what the others leave: attackers have machines of their own."""
+    """Lower this thread's priority: attackers have machines of their own."""
     thread = threading.get_native_id()
     before = os.getpriority(os.PRIO_PROCESS, thread)
     os.setpriority(os.PRIO_PROCESS, thread, 19)

@@ -153,7 +153,7 @@ class Order(Protocol):
 
 
 class Lifecycle(Protocol):
-    """What is opened before it is used, and closed behind it. Of memory neither does anything."""
+    """A backend or store that is opened before its use and closed after it. Memory needs neither."""
 
     async def start(self) -> None:
         """Open the store. Raises `StoreError` if it cannot be used; nothing is to be undone then."""
@@ -182,10 +182,10 @@ class Backend(Order, Lifecycle, Protocol):
     async def publish(
         self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
     ) -> Receipt:
-        """Append and announce, all or nothing, and return the last one's receipt once the store has it.
+        """Append and announce, all or nothing, and return the last receipt once the store has the events.
 
-        Who no longer waits for it has published all the same. Raises `BackendUnavailableError` where nothing
-        was published, and `UncertainPublishError` where nobody knows.
+        A cancelled caller has published all the same. Raises `BackendUnavailableError` if nothing was
+        published, and `UncertainPublishError` if the outcome is unknown.
 
         With a key of a scope seen before, of this publisher, nothing is published and the first receipt is
         given again. Raises `IdempotencyError` if it was seen with another digest. A digest is of everything
@@ -194,7 +194,7 @@ class Backend(Order, Lifecycle, Protocol):
         """
 
     def find(self, cursor: Cursor, selector: Selector) -> SlicedWork[StartPoint | Far[StartPoint]]:
-        """Return where a subscriber begins that says it was at this cursor. Never scans the history.
+        """Return where a subscriber with this cursor begins. Never scans the history.
 
         A loss that is known by then is in the answer, so that the subscriber is told of it first. In pieces:
         what is published after the first of them comes after that start.
@@ -252,11 +252,11 @@ class Backend(Order, Lifecycle, Protocol):
     async def remove(self, position: int) -> bool:
         """Remove one event from every channel, and return whether it was held.
 
-        No loss to anyone: who comes back from before it is given all that is left.
+        It is no loss: a subscriber that resumes from before it gets all other events.
         """
 
     async def clear(self, channel: str) -> int:
-        """Remove all events of a channel, and return how many it held. No loss to anyone, as with `remove`.
+        """Remove all events of a channel, and return how many it held. It is no loss, as with `remove`.
 
-        What other channels hold as well stays there.
+        Events that other channels hold too stay there.
         """

@@ -1,8 +1,8 @@
-"""Directory: what a store holds of each channel, as the event loop knows it, and what has to go.
+"""Directory: the state of each channel of a store, in the memory of the event loop.
 
-No I/O. The store says after each commit how it has left the channels; the directory then knows what was
-lost, and which channels have more than they may, or what is too old. A channel takes some 600 bytes here,
-whatever it holds.
+No I/O. After each commit the store reports the channels that changed. The directory then knows what was
+evicted, which channels exceed a limit, and which events are too old. A channel takes about 600 bytes here,
+however many events it holds.
 """
 
 from collections import OrderedDict
@@ -40,7 +40,7 @@ class ChannelChange(msgspec.Struct, frozen=True):
 
 
 class StoredChannel:
-    """What a store holds of one channel."""
+    """The state of one channel of a store."""
 
     __slots__ = (
         "bytes",
@@ -178,14 +178,9 @@ class Directory:
         return found
 
     def expect(self, channel: StoredChannel) -> None:
-        """Have a channel that `overdue` returned returned again, if what is too old has not gone."""
+        """Let `overdue` return a channel again, if its oldest event is still held."""
         if channel.count and not channel.expiry_serial and self.logs.get(channel.channel) is channel:
             self._schedule_expiry(channel)
-
-    @property
-    def expires(self) -> bool:
-        """Whether anything is held that will be too old."""
-        return self.channels > 0
 
     def reload_limits(self) -> None:
         """Mark every channel as one whose limits have to be asked for again."""

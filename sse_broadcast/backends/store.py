@@ -73,7 +73,7 @@ class Store(Order, Lifecycle, Protocol):
         """Apply limits that have changed."""
 
     def evict_expired(self) -> bool:
-        """Have go what is too old or too much, and return whether anything is left that will be."""
+        """Start to evict events beyond the limits, and return whether any are left that will be."""
 
     def channel_usage(self, channel: str) -> ChannelUsage:
         """Return what is held of a channel."""

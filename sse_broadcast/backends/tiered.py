@@ -1,8 +1,8 @@
 """TieredBackend: the newest part of the history in memory, and a store behind it.
 
-Memory answers what it can, at once. It has lost what it evicted, and everything from before this process:
-to be told of that is not a loss, but to ask the store. What has to be fetched is fetched in a task, a few
-at a time, and once for all that ask for the same.
+Memory answers at once where it can. It lacks the events that it evicted, and those from before this process:
+that is no loss, and the store is asked for them. A task fetches each page, a few at a time, and once for all
+subscribers that ask for the same page.
 """
 
 import asyncio
@@ -142,7 +142,7 @@ class TieredBackend:
         self._store.reload_limits()
 
     def evict_expired(self) -> bool:
-        """Have go what is too old, and return whether anything is left that will be."""
+        """Evict events that are too old from both tiers, and return whether any are left that will be."""
         left = self._memory.evict_expired()
         return self._store.evict_expired() or left
 

@@ -84,7 +84,7 @@ class MemoryBackend:
         self._keys.expire(now)
         seen = self._keys.find(idempotency_key, publisher)
         if seen is not None:
-            # What was sent is the same, so the rest of the receipt is in it.
+            # The drafts are the same, so the rest of the receipt follows from them.
             last = drafts[-1]
             id = last.event.id or format_id(self.epoch, seen.position)
             return Receipt(seen.clients, last.channels, id, seen.count)
@@ -247,7 +247,7 @@ class MemoryBackend:
     def _from_first(self, selector: Selector, since: float | None) -> SlicedWork[StartPoint]:
         began = self.position
         first = yield from self._history.channel_index.first_position(selector, since=since)
-        # What was published meanwhile may have been passed by, and comes after where this began.
+        # The search may have passed events published meanwhile. They come after the position it began at.
         return StartPoint(
             began if first is None else min(first - 1, began),
             evictions_seen=self._history.watermarks.evictions,

@@ -29,7 +29,7 @@ class Holder(Protocol):
 
     @property
     def held(self) -> int:
-        """What it holds."""
+        """The number of bytes or of channels that it holds."""
 
 
 H = TypeVar("H", bound=Holder)

@@ -33,7 +33,7 @@ class RetiredIds:
 
     def __init__(self, *, max_bytes: int) -> None:
         self.bytes = 0
-        """What is remembered, in bytes."""
+        """The bytes of the ids that are remembered."""
         self._max_bytes = max_bytes
         self._swept = -EXPIRY_INTERVAL
         self._marks: OrderedDict[str, dict[int, RetiredId]] = OrderedDict()

@@ -152,7 +152,7 @@ class Watermarks(Generic[L]):
         """Return all logs that evicted after an eviction and after a position, and perhaps others."""
         found: list[L | None] = []
         for log in reversed(self._recent):
-            # What was evicted at that time or before cannot be newer than the position of that time.
+            # Evictions up to that time cannot be of events newer than the position at that time.
             if log.last_eviction <= eviction or log.newest_at_eviction <= after:
                 return found
             found.append(log)

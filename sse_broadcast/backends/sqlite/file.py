@@ -126,7 +126,7 @@ class StoreFile:
         return True
 
     def free_reserve(self) -> None:
-        """Give the space of the reserve back, for SQLite to work in."""
+        """Delete the reserve, so that SQLite has space to work in."""
         with contextlib.suppress(OSError):
             self.reserve_path.unlink()
 

@@ -23,7 +23,7 @@ LINES_PER_TRANSACTION = 1000
 """Lines that are written in at once."""
 
 NO_LIMITS = HistoryLimits(1 << 62, 1 << 62, 1e12)
-"""What is written in stays until a server opens the file, which knows the limits."""
+"""The limits of an import: its events stay until a server opens the file and applies its own."""
 
 
 class Summary(msgspec.Struct, frozen=True):

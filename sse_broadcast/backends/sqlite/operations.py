@@ -1,4 +1,4 @@
-"""What is asked of the writing thread, and what it answers. Values only: they cross from thread to thread."""
+"""Operations of the writing thread, and their results. Values only: they are shared between threads."""
 
 from collections.abc import Sequence
 
@@ -64,7 +64,7 @@ StoreOperation = Append | Trim | Forget | Remove | Clear | Expire
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """What was published, or nothing if its key was seen before: then what was answered at that time."""
+    """The result of a publish. With a key seen before it is the first result, without publications."""
 
     publications: Sequence[Publication]
     position: int

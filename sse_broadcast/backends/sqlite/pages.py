@@ -1,4 +1,4 @@
-"""What is read of the file, by a thread and a connection that only read.
+"""Pages of history, read from the file by a thread and a connection of their own.
 
 Each answer is of one snapshot, and says of which commit: the event loop uses it no sooner than it has heard
 of that commit, and then knows what it had evicted.

@@ -209,9 +209,9 @@ class SqliteStore:
         return removed
 
     async def _do(self, operation: StoreOperation, size: int = 0) -> object:
-        """Have the writing thread do something, and return its result.
+        """Pass an operation to the writing thread, and return its result.
 
-        Whoever is cancelled meanwhile has had it done all the same.
+        A cancelled caller does not cancel it.
         """
         if self.outage is not None:
             raise BackendUnavailableError(self.outage)
@@ -239,7 +239,7 @@ class SqliteStore:
         return tell
 
     def _on_commit(self, group: Sequence[StoreOperation], commit: CommitResult) -> None:
-        """Take what was committed, in order, and answer who waits for it. One step: nothing comes between."""
+        """Announce what was committed, in order, and answer its publishers. Nothing is awaited meanwhile."""
         directory = self._directory
         if commit.number:
             self._commits = commit.number
@@ -287,14 +287,14 @@ class SqliteStore:
         if self.outage != NOT_OPEN:
             self.outage = reason
 
-    # What has to go.
+    # Eviction.
 
     def reload_limits(self) -> None:
         """Apply limits that have changed, by and by."""
         self._directory.reload_limits()
 
     def evict_expired(self) -> bool:
-        """Have go what is too old, and return whether anything is left that will be."""
+        """Start to evict events that are too old, and return whether any are left that will be."""
         directory = self._directory
         if self.outage is None:
             now = self._tick()
@@ -326,7 +326,7 @@ class SqliteStore:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Have the largest channel give way, or one be forgotten, if all are more than they may be."""
+        """Trim the largest channel, or forget one, if all channels together exceed a limit."""
         if self.outage is not None:
             return
         directory = self._directory
@@ -484,7 +484,7 @@ class SqliteStore:
         return await self._read(read)
 
     async def _read(self, read: Callable[[Pages], R]) -> R:
-        """Have the reading thread read something. Raises `BackendUnavailableError` if it cannot."""
+        """Run a read in the reading thread. Raises `BackendUnavailableError` if it fails."""
         pages, reading = self._pages, self._reading
         if self.outage == NOT_OPEN or pages is None or reading is None:
             raise BackendUnavailableError(NOT_OPEN)

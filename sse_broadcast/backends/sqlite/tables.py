@@ -366,7 +366,7 @@ class Tables:
                 self._let_go(each)
 
     def _let_go(self, event: HeldEvent) -> None:
-        """Have an event held by one channel less."""
+        """Count one channel less that holds an event, and delete an event that none holds."""
         (holders,) = self._db.execute(
             "UPDATE event SET holders = holders - 1 WHERE position = ? RETURNING holders", (event.position,)
         ).fetchone()

@@ -103,7 +103,7 @@ class StoreWriter:
         self._thread.start()
 
     def put(self, item: StoreOperation | Answered) -> None:
-        """Have something done, behind all that was put before. Never waits."""
+        """Queue an operation. Never waits."""
         self._queue.put(item)
 
     def close(self) -> None:
@@ -306,7 +306,7 @@ class StoreWriter:
                 self._db.execute("ROLLBACK")
 
     def _vacuum(self, share: int) -> bool:
-        """Give free pages back, if they are more than a share of the file; return whether any are left."""
+        """Return free pages to the file system, above a share of the file; return whether any are left."""
         try:
             (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
             (pages,) = self._db.execute("PRAGMA page_count").fetchone()
