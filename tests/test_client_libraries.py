@@ -391,6 +391,9 @@ async def restarted(drivers: Drivers, clients: Sequence[Client]) -> Outcomes:
     """Stop the server gracefully, and start another on the same port."""
     async with own_server(drivers) as (first, site), group_at(site, clients) as group:
         group.note_opened()
+        # A client that has counted its attempts out would give up, however late the second server comes.
+        for stream in group:
+            stream.proxy.hold()
         await first.stop()
         second = Server(Config(port=site.port, retry=RETRY, shutdown_timeout=4.0))
         await second.start()
